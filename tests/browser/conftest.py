@@ -1,0 +1,261 @@
+"""A real JupyterLab server and a real Chromium that looks at it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+REFERENCES = Path(__file__).parent / "screenshots"
+REJECTED = ROOT / "build" / "screenshots"
+
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-color-profile=srgb",
+    "--font-render-hinting=none",
+)
+
+# Cells outside the window stay in the page, so that a test can read them; nothing asks the network for news.
+SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    found = subprocess.run([ROOT / "scripts" / "chromium"], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        pytest.skip(found.stderr.strip())
+    return found.stdout.strip()
+
+
+# One browser a module, not a session: while it runs, playwright keeps an event loop going in this thread,
+# and the tests of other folders start their own.
+@pytest.fixture(scope="module")
+def chromium(chromium_path: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=list(CHROMIUM_FLAGS))
+        yield browser
+        browser.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class JupyterLab:
+    """A running server.
+
+    Attributes:
+        url: where it listens, without a slash at the end.
+        token: what it asks every visitor for.
+        folder: the folder that it shows.
+    """
+
+    url: str
+    token: str
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def jupyter_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
+    home = tmp_path_factory.mktemp("jupyter")
+    folder = tmp_path_factory.mktemp("notebooks")
+    overrides = home / "config" / "labconfig" / "default_setting_overrides.json"
+    overrides.parent.mkdir(parents=True)
+    overrides.write_text(json.dumps(SETTINGS))
+    places = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+        "MPLCONFIGDIR": "matplotlib",
+    }
+    environment = os.environ | {name: str(home / place) for name, place in places.items()}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    lab = JupyterLab(url=f"http://127.0.0.1:{port}", token=secrets.token_hex(16), folder=folder)
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
+        *(f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={lab.token}"),
+        *("--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}"),
+    ]
+    log = home / "server.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
+    try:
+        wait_for_server(server, lab, log)
+        yield lab
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def wait_for_server(server: subprocess.Popen[bytes], lab: JupyterLab, log: Path, limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{lab.url}/api/status?token={lab.token}", timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-4000:]}")
+
+
+@dataclass(kw_only=True)
+class NotebookPage:
+    """One notebook in a browser.
+
+    Attributes:
+        page: the playwright page, for whatever has no helper here.
+        path: the notebook's file.
+        console_errors: what the page wrote to the console as an error, and what it threw.
+    """
+
+    page: Page
+    path: Path
+    console_errors: list[str] = field(default_factory=list)
+
+    def cell(self, index: int) -> Locator:
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+    def output(self, index: int) -> Locator:
+        return self.cell(index).locator(".jp-Cell-outputWrapper")
+
+    def output_text(self, index: int) -> str:
+        return self.output(index).inner_text().strip()
+
+    def run_cell(self, index: int, *, wait: bool = True) -> None:
+        """Run one cell; with `wait`, return when it is done and the kernel is idle."""
+        self.page.evaluate(
+            """async ([index, wait]) => {
+                const app = window.jupyterapp;
+                app.shell.currentWidget.content.activeCellIndex = index;
+                app.shell.currentWidget.content.deselectAll();
+                const done = app.commands.execute('notebook:run-cell');
+                if (wait) await done;
+            }""",
+            [index, wait],
+        )
+        if wait:
+            self.wait_idle()
+
+    def wait_idle(self, limit_s: float = 60) -> None:
+        self.page.wait_for_function(
+            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+            timeout=limit_s * 1000,
+        )
+
+    def screenshot(self, name: str, of: Locator | None = None, *, tolerance: float = 0.1) -> None:
+        """Compare a picture of the page, or of a part of it, with screenshots/NAME.png."""
+        png = (of or self.page).screenshot(animations="disabled", caret="hide")
+        assert_looks_like_reference(png, name, tolerance=tolerance)
+
+
+@pytest.fixture
+def open_notebook(
+    chromium: Browser, jupyter_lab: JupyterLab, request: pytest.FixtureRequest
+) -> Iterator[Callable[[nbformat.NotebookNode], NotebookPage]]:
+    """A function that writes a notebook, opens it in a new profile, and waits for its kernel."""
+    contexts = []
+    kernels = []
+
+    def open_(notebook: nbformat.NotebookNode) -> NotebookPage:
+        path = jupyter_lab.folder / f"{request.node.name}-{len(contexts)}.ipynb"
+        # Without a kernel's name JupyterLab asks the user for one.
+        notebook.metadata.setdefault("kernelspec", {"name": "python3", "display_name": "Python 3"})
+        nbformat.write(notebook, path)
+        context = chromium.new_context(viewport={"width": 1280, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        opened = NotebookPage(page=page, path=path)
+        page.on(
+            "console",
+            lambda message: opened.console_errors.append(message.text) if message.type == "error" else None,
+        )
+        page.on("pageerror", lambda error: opened.console_errors.append(str(error)))
+        page.goto(f"{jupyter_lab.url}/lab/tree/{path.name}?token={jupyter_lab.token}&reset")
+        opened.wait_idle()
+        kernels.append(page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.id"))
+        return opened
+
+    yield open_
+    for context in contexts:
+        context.close()
+    for session in kernels:
+        urllib.request.urlopen(
+            urllib.request.Request(
+                f"{jupyter_lab.url}/api/sessions/{session}",
+                method="DELETE",
+                headers={"Authorization": f"token {jupyter_lab.token}"},
+            ),
+            timeout=30,
+        ).close()
+
+
+def assert_looks_like_reference(png: bytes, name: str, *, tolerance: float) -> None:
+    """Fail where more than `tolerance` of what is drawn differs from screenshots/NAME.png.
+
+    DLFB_UPDATE_SCREENSHOTS=1 makes the picture the new reference instead. A rejected picture, and one that
+    shows the differing places in black, are left in build/screenshots.
+    """
+    reference = REFERENCES / f"{name}.png"
+    if os.environ.get("DLFB_UPDATE_SCREENSHOTS"):
+        reference.parent.mkdir(exist_ok=True)
+        reference.write_bytes(png)
+        return
+    REJECTED.mkdir(parents=True, exist_ok=True)
+    rejected = REJECTED / f"{name}.png"
+    rejected.write_bytes(png)
+    remedy = f"The picture is {rejected}; DLFB_UPDATE_SCREENSHOTS=1 makes it the reference."
+    if not reference.exists():
+        pytest.fail(f"There is no {reference}. {remedy}")
+    actual = coarse_pixels(Image.open(io.BytesIO(png)))
+    expected = coarse_pixels(Image.open(reference))
+    if actual.shape != expected.shape:
+        pytest.fail(f"{name} has another size than its reference. {remedy}")
+    different = np.abs(actual - expected).max(axis=-1) > 16
+    # Of the drawn places, not of all: a small text on a large page would never count otherwise.
+    drawn = np.abs(np.stack([actual, expected]) - expected[0, 0]).max(axis=(0, -1)) > 16
+    share = different.sum() / max(drawn.sum(), 1)
+    if share > tolerance:
+        Image.fromarray(np.where(different, 0, 255).astype(np.uint8)).save(REJECTED / f"{name}-diff.png")
+        pytest.fail(f"{share:.1%} of what {name} draws differs, {tolerance:.1%} may. {remedy}")
+    rejected.unlink()
+
+
+def coarse_pixels(picture: Image.Image) -> npt.NDArray[np.int16]:
+    """Means over 4 × 4 pixels, shape [height, width, 3]: what antialiasing draws differently evens out."""
+    return np.asarray(picture.convert("RGB").reduce(4)).astype(np.int16)
