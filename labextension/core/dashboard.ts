@@ -1,0 +1,211 @@
+// The live picture of one run. It draws from a store, at most once a frame, and only while it can be seen.
+
+import { Chart, type Content, type Span } from "./chart";
+import { el, hook, setText } from "./dom";
+import { value } from "./format";
+import { engineNow, Header } from "./header";
+import { readPalette, watchTheme, type Palette } from "./palette";
+import { finalScores, infos, jitTimings, settings, warnings } from "./panes";
+import { canBeLogarithmic, describe, latest, latestLoss, lossContent, metricContent, metricNames } from "./plots";
+import { hasEnded, type RunState } from "./runState";
+import type { RunStore } from "./runStore";
+
+const TICK_MS = 500;
+let mounted = 0;
+
+interface Plot {
+  metric: string;
+  node: HTMLElement;
+  head: HTMLElement;
+  chart: Chart;
+}
+
+/** Shows the store's run inside `host`; returns the clean-up. */
+export function mountDashboard(host: HTMLElement, store: RunStore): () => void {
+  const view = new Dashboard(host, store);
+  return () => {
+    view.dispose();
+  };
+}
+
+class Dashboard {
+  private root = el("div", "dlfb-dash");
+  private grid = el("div", "dlfb-grid");
+  private small = el("div", "dlfb-metrics");
+  private header: Header;
+  private panes = [warnings(), finalScores(), jitTimings(), infos(), settings()];
+  private syncKey = `dlfb-${++mounted}`;
+  private loss: Plot;
+  private metrics: Plot[] = [];
+  private scale = hook("button", "log", "dlfb-toggle");
+  private empty = el("div", "dlfb-empty");
+  private log = false;
+  private zoom: Span | null = null;
+  private palette: Palette | null = null;
+  private frame = 0;
+  private seen = true;
+  private life = new AbortController();
+
+  constructor(
+    host: HTMLElement,
+    private store: RunStore,
+  ) {
+    this.header = new Header(store);
+    this.loss = this.plot("loss");
+    this.loss.node.classList.add("dlfb-loss");
+    this.scale.type = "button";
+    this.scale.textContent = "log";
+    this.scale.title = "logarithmic loss axis";
+    this.scale.addEventListener("click", () => {
+      this.log = !this.log;
+      this.schedule();
+    });
+    this.loss.node.querySelector(".dlfb-plot")?.append(this.scale, this.empty);
+    this.grid.append(this.loss.node, this.small);
+    const folds = el("div", "dlfb-folds");
+    const [warned, scores, ...foldOuts] = this.panes.map((pane) => pane.node);
+    folds.append(...foldOuts);
+    this.root.append(this.header.node, warned, this.grid, scores, folds);
+    this.root.setAttribute("role", "region");
+    this.root.ariaLabel = "training run";
+    host.append(this.root);
+    this.watch();
+    this.schedule();
+  }
+
+  dispose(): void {
+    this.life.abort();
+    cancelAnimationFrame(this.frame);
+    for (const { chart } of [this.loss, ...this.metrics]) chart.discard();
+    this.root.remove();
+  }
+
+  private watch(): void {
+    const { signal } = this.life;
+    const schedule = (): void => {
+      this.schedule();
+    };
+    const sizes = new ResizeObserver(schedule);
+    sizes.observe(this.root);
+    const sight = new IntersectionObserver(
+      (entries) => {
+        this.seen = entries[entries.length - 1].isIntersecting;
+        this.schedule();
+      },
+      { rootMargin: "200px" },
+    );
+    sight.observe(this.root);
+    const unsubscribe = this.store.subscribe(schedule);
+    const ticking = setInterval(() => {
+      if (!hasEnded(this.store.state)) this.schedule();
+    }, TICK_MS);
+    watchTheme(() => {
+      this.palette = null;
+      this.schedule();
+    }, signal);
+    signal.addEventListener("abort", () => {
+      sizes.disconnect();
+      sight.disconnect();
+      unsubscribe();
+      clearInterval(ticking);
+    });
+  }
+
+  private schedule(): void {
+    if (this.frame !== 0 || this.life.signal.aborted) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      if (this.seen && this.root.clientWidth > 0) this.draw();
+    });
+  }
+
+  private draw(): void {
+    const { state } = this.store;
+    this.palette ??= readPalette(this.root);
+    this.header.update(engineNow(this.store, performance.now()));
+    for (const pane of this.panes) pane.update(state);
+    this.arrange(metricNames(state));
+    this.drawLoss(state, this.palette);
+    for (const plot of this.metrics) this.drawMetric(plot, state, this.palette);
+    this.root.dataset.steps = String(state.step);
+  }
+
+  /** One chart for each metric, made when the metric is first heard of. */
+  private arrange(names: readonly string[]): void {
+    if (names.join("\n") === this.metrics.map(({ metric }) => metric).join("\n")) return;
+    for (const { chart } of this.metrics) chart.discard();
+    this.metrics = names.map((name) => this.plot(name));
+    this.small.replaceChildren(...this.metrics.map(({ node }) => node));
+    this.small.dataset.count = String(names.length);
+    this.small.hidden = names.length === 0;
+  }
+
+  private drawLoss(state: RunState, palette: Palette): void {
+    const { chart, head } = this.loss;
+    const possible = canBeLogarithmic(state);
+    this.scale.hidden = !possible;
+    this.scale.ariaPressed = String(this.log);
+    const content = lossContent(state, this.zoom, this.log && possible, Math.max(50, chart.width - 60));
+    const { maxStride } = state.losses;
+    const stride = maxStride > 1 ? ` (means of ${maxStride} steps)` : "";
+    const entries: Entry[] = [["train", `training${stride}`, latestLoss(state)]];
+    for (const [color, name] of [
+      ["valid", "valid"],
+      ["other", "other"],
+    ] as const) {
+      const line = content.lines.find((l) => l.color === color && l.xs.length > 0);
+      if (line !== undefined)
+        entries.push([color, color === "valid" ? name : otherSplits(state), line.ys[line.ys.length - 1]]);
+    }
+    legend(head, "loss", state.losses.length === 0 && entries.length === 1 ? [] : entries);
+    setText(this.empty, isEmpty(content) ? "no steps yet" : "");
+    chart.draw(content, palette);
+  }
+
+  private drawMetric({ metric, head, chart }: Plot, state: RunState, palette: Palette): void {
+    const last = latest(state, metric);
+    legend(head, metric, last === null ? [] : [["valid", "", last]]);
+    chart.draw(metricContent(state, metric, this.zoom), palette);
+  }
+
+  private plot(metric: string): Plot {
+    const node = el("div", "dlfb-chart");
+    const head = el("div", "dlfb-chart-head");
+    const canvas = el("div", "dlfb-plot");
+    node.append(head, canvas);
+    const chart = new Chart(canvas, this.syncKey, {
+      describe: (step, reach) => describe(this.store.state, metric, step, reach),
+      zoom: (span) => {
+        this.zoom = span;
+        this.schedule();
+      },
+    });
+    return { metric, node, head, chart };
+  }
+}
+
+type Entry = [color: "train" | "valid" | "other", name: string, value: number];
+
+function legend(head: HTMLElement, title: string, entries: readonly Entry[]): void {
+  const key = JSON.stringify([title, entries.map(([color, name, last]) => [color, name, value(last)])]);
+  if (head.dataset.shown === key) return;
+  head.dataset.shown = key;
+  const items = entries.map(([color, name, last]) => {
+    const item = el("span", "dlfb-legend");
+    item.append(
+      el("i", `dlfb-swatch dlfb-swatch-${color}`),
+      el("span", "dlfb-legend-name", name),
+      el("b", "", value(last)),
+    );
+    return item;
+  });
+  head.replaceChildren(el("span", "dlfb-chart-title", title), ...items);
+}
+
+function otherSplits(state: RunState): string {
+  return [...new Set(state.evaluations.map(({ split }) => split))].filter((split) => split !== "valid").join(", ");
+}
+
+function isEmpty(content: Content): boolean {
+  return content.lines.every(({ xs }) => xs.length === 0);
+}

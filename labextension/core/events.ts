@@ -1,0 +1,158 @@
+// Generated from dlfb_lab/events.py by labextension/generate_events.py: do not edit.
+
+/** A float as JSON holds it: the codec writes what JSON cannot say as a string. */
+export type JsonFloat = number | "NaN" | "Infinity" | "-Infinity";
+
+/** Raw little-endian bits of losses: "f4:" or "f8:", then base64. */
+export type FloatBlock = string;
+
+export type JsonValue = null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue };
+
+export const SCHEMA = 1;
+
+export type State = "compiling" | "running" | "paused" | "finished" | "stopped" | "failed";
+
+export const ENDED: readonly State[] = ["finished", "stopped", "failed"];
+
+/** Something that happened to a run. */
+export interface Event {
+  /** updates applied when it happened; its place on the step axis. */
+  step: number;
+  /** when it happened, Unix time in seconds. */
+  time_s: JsonFloat;
+}
+
+/** The plan of a run, every default made visible. */
+export interface RunStarted extends Event {
+  kind: "run_started";
+  /** the vocabulary's version. */
+  version: number;
+  /** the run's folder name, unique in its store. */
+  run_id: string;
+  /** the user's name for the run. */
+  name: string;
+  /** binary, multiclass, multilabel or regression. */
+  task: string;
+  /** the task said aloud, for people. */
+  task_sentence: string;
+  /** names of the classes or labels; empty for regression. */
+  classes: string[];
+  /** the model's name. */
+  model: string;
+  /** which adapter trains it, for example "linen". */
+  model_kind: string;
+  /** scalar parameters in the model. */
+  parameter_count: number;
+  /** updates planned. */
+  steps_total: number;
+  /** updates per pass over the training rows. */
+  steps_per_epoch: number;
+  /** rows per update. */
+  batch_size: number;
+  /** evaluations planned. */
+  evaluations_total: number;
+  /** the history column whose best is kept, for example "valid/loss"; empty when there is none. */
+  monitor: string;
+  /** whether a small or a large monitored value is better. */
+  monitor_mode: "min" | "max";
+  /** rows per split part ("train", "valid", "test"). */
+  rows: Record<string, number>;
+  /** identifies which rows are in which part. */
+  split_hash: string;
+  /** every option of the run, by name. */
+  settings: Record<string, JsonValue>;
+  /** of Python and of the packages that matter. */
+  versions: Record<string, string>;
+  /** what the run is trained on. */
+  device: string;
+  /** the cell that started it, when known. */
+  source: string;
+}
+
+/** The scores of a simple method: a horizontal line on the charts of a split. */
+export interface Baseline extends Event {
+  kind: "baseline";
+  /** for example "majority class". */
+  name: string;
+  /** the part it was scored on. */
+  split: string;
+  /** scores by metric name, "loss" among them. */
+  metrics: Record<string, JsonFloat>;
+}
+
+/** The training losses of one or more dispatches. */
+export interface Losses extends Event {
+  kind: "losses";
+  /** step of the first value. The loss at step s was computed with s updates applied. */
+  first_step: number;
+  /** shape [count]; float32 or float64. */
+  losses: FloatBlock;
+  /** 1 in a journal; in a shortened copy each value is the mean of this many steps. */
+  stride: number;
+  /** wall time spent training these steps, without evaluation, pauses or compilation. */
+  duration_s: JsonFloat;
+  /** programs launched for them. */
+  dispatches: number;
+}
+
+/** The scores of the model, at a step, on one part of the data. */
+export interface Evaluation extends Event {
+  kind: "evaluation";
+  /** "valid", "test", or the name the user gave to other data. */
+  split: string;
+  /** scores by metric name, "loss" among them. */
+  metrics: Record<string, JsonFloat>;
+  /** rows that were scored. */
+  rows: number;
+  /** wall time it took. */
+  duration_s: JsonFloat;
+  /** how many times the test part has now been looked at; 0 for other parts. */
+  look: number;
+}
+
+/** A program was compiled. */
+export interface Compilation extends Event {
+  kind: "compilation";
+  /** which one, for example "train step". */
+  program: string;
+  /** Python tracing, seconds. */
+  trace_s: JsonFloat;
+  /** lowering to StableHLO, seconds. */
+  lower_s: JsonFloat;
+  /** XLA, seconds. */
+  compile_s: JsonFloat;
+  /** whether the plan foresaw it. */
+  planned: boolean;
+  /** why, for people. */
+  cause: string;
+}
+
+/** The run entered a state. */
+export interface Status extends Event {
+  kind: "status";
+  /** the state entered. */
+  state: State;
+  /** why, for people; may be empty. */
+  reason: string;
+}
+
+/** Something the user should know. */
+export interface Notice extends Event {
+  kind: "notice";
+  /** "info", or "warning" where the result may suffer. */
+  level: "info" | "warning";
+  /** one or two sentences: what, the value seen, what to do. */
+  text: string;
+}
+
+export type RunEvent = RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice;
+
+export const KINDS: readonly RunEvent["kind"][] = [
+  "run_started",
+  "baseline",
+  "losses",
+  "evaluation",
+  "compilation",
+  "status",
+  "notice",
+];

@@ -1,0 +1,56 @@
+// Numbers as people read them. One language for all, as in the rest of the interface.
+
+const SIGNIFICANT = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 4 });
+const WHOLE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const SHORT = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 4 });
+
+/** Four significant digits: 0.1234, 26,300, 1.234e-5. */
+export function value(x: number): string {
+  if (Number.isNaN(x)) return "NaN";
+  if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
+  const size = Math.abs(x);
+  if (size !== 0 && (size < 1e-3 || size >= 1e7))
+    return x
+      .toExponential(3)
+      .replace("e+", "e")
+      .replace(/\.?0+e/, "e");
+  return SIGNIFICANT.format(x);
+}
+
+export function count(x: number): string {
+  return WHOLE.format(x);
+}
+
+/** A tick on an axis: 0.25, 10K, 1e-5. */
+export function tick(x: number): string {
+  if (x === 0) return "0";
+  const size = Math.abs(x);
+  return size < 1e-3 || size >= 1e12 ? value(x) : SHORT.format(x);
+}
+
+/** Seconds in the unit that suits them: 350 µs, 12 ms, 1.2 s, 3 min 20 s, 2 h 05 min. */
+export function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "?";
+  const s = Math.max(0, seconds);
+  if (s === 0) return "0 s";
+  if (s < 1e-3) return `${three(s * 1e6)} µs`;
+  if (s < 0.0995) return `${three(s * 1e3)} ms`;
+  if (s < 9.95) return `${s.toFixed(1)} s`;
+  const whole = Math.round(s);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  const minutes = Math.round(s / 60);
+  return `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
+}
+
+export function plural(n: number, noun: string): string {
+  return `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+}
+
+function three(x: number): string {
+  return String(Number(x.toPrecision(3)));
+}
+
+function two(x: number): string {
+  return String(x).padStart(2, "0");
+}

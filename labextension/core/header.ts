@@ -1,0 +1,121 @@
+// The lines above the charts: what is trained, where it stands, how long it still takes, and the buttons.
+
+import { el, hook, setText } from "./dom";
+import { count, duration, value } from "./format";
+import { epochAt, secondsPerStep, timeLeft } from "./progress";
+import { hasEnded, type RunState } from "./runState";
+import type { Action, RunStore } from "./runStore";
+
+const PENDING: Record<Action, string> = { pause: "pausing…", resume: "resuming…", stop: "stopping…" };
+const LABELS: Record<Action, string> = { pause: "Pause", resume: "Resume", stop: "Stop" };
+
+export class Header {
+  readonly node = el("div", "dlfb-header");
+  private name = hook("span", "name", "dlfb-name");
+  private badge = hook("span", "state", "dlfb-badge");
+  private reason = hook("span", "reason", "dlfb-reason");
+  private about = hook("div", "about", "dlfb-about");
+  private hint = hook("span", "hint", "dlfb-hint");
+  private buttons = (["pause", "resume", "stop"] as const).map((action) => {
+    const button = hook("button", action, "dlfb-button");
+    button.type = "button";
+    button.textContent = LABELS[action];
+    button.addEventListener("click", () => {
+      this.store.request(action);
+    });
+    return { action, button };
+  });
+  private progress = hook("span", "progress");
+  private best = hook("span", "best", "dlfb-best");
+  private time = hook("span", "time");
+  private bar = el("div", "dlfb-bar");
+  private filled = el("div", "dlfb-bar-filled");
+
+  constructor(private store: RunStore) {
+    const status = el("span", "dlfb-status");
+    status.setAttribute("role", "status");
+    status.setAttribute("aria-live", "polite");
+    status.append(this.badge, this.reason);
+    const controls = el("span", "dlfb-controls");
+    controls.append(this.hint, ...this.buttons.map(({ button }) => button));
+    const top = el("div", "dlfb-top");
+    top.append(this.name, status, controls);
+    this.bar.setAttribute("role", "progressbar");
+    this.bar.ariaLabel = "steps done";
+    this.bar.ariaValueMin = "0";
+    this.bar.append(this.filled);
+    const where = el("div", "dlfb-line");
+    where.append(this.progress, this.time);
+    this.node.append(top, this.about, where, this.bar, this.best);
+  }
+
+  update(now_s: number): void {
+    const { state } = this.store;
+    const { plan } = state;
+    setText(this.name, this.store.title || plan?.name || "training run");
+    this.badge.dataset.state = state.state;
+    setText(this.badge, state.state);
+    setText(this.reason, state.reason);
+    setText(this.about, aboutText(state));
+    setText(this.progress, progressText(state));
+    setText(this.time, timeText(state, now_s));
+    const { best } = state;
+    setText(this.best, best === null ? "" : `best ${best.column} ${value(best.value)} at step ${count(best.step)}`);
+    const total = plan?.steps_total ?? 0;
+    this.filled.style.width = `${total > 0 ? Math.min(100, (100 * state.step) / total) : 0}%`;
+    this.bar.ariaValueMax = String(total);
+    this.bar.ariaValueNow = String(state.step);
+    this.bar.dataset.state = state.state;
+    this.updateControls();
+  }
+
+  private updateControls(): void {
+    const { state, controls, pending } = this.store;
+    const ended = hasEnded(state);
+    const paused = state.state === "paused";
+    for (const { action, button } of this.buttons) {
+      const fits = action === "pause" ? !paused : action === "resume" ? paused : true;
+      button.hidden = ended || !fits || !controls.includes(action) || pending === action || pending === "stop";
+    }
+    const alone = controls.length === 0 ? "interrupt the cell to stop and keep" : "";
+    setText(this.hint, ended ? "" : pending === null ? alone : PENDING[pending]);
+  }
+}
+
+/** The engine's clock now: what it last said, and what has passed here since. */
+export function engineNow(store: RunStore, now_ms: number): number {
+  const { state, heardAt_ms } = store;
+  return hasEnded(state) || Number.isNaN(heardAt_ms) ? state.updated_s : state.updated_s + (now_ms - heardAt_ms) / 1000;
+}
+
+function aboutText({ plan }: RunState): string {
+  if (plan === null) return "";
+  return [plan.task_sentence, plan.model, `${count(plan.parameter_count)} parameters`]
+    .filter((text) => text !== "")
+    .join(" · ");
+}
+
+function progressText(state: RunState): string {
+  const { plan } = state;
+  if (plan === null) return state.step > 0 ? `step ${count(state.step)}` : "";
+  const parts = [`step ${count(state.step)} of ${count(plan.steps_total)}`];
+  if (plan.steps_per_epoch > 0) {
+    const total = plan.steps_total / plan.steps_per_epoch;
+    parts.push(`epoch ${epochAt(state, state.step).toFixed(1)} of ${value(Number(total.toFixed(1)))}`);
+  }
+  const perSecond = 1 / secondsPerStep(state.recent);
+  if (Number.isFinite(perSecond)) parts.push(`${value(Number(perSecond.toPrecision(3)))} steps/s`);
+  return parts.join(" · ");
+}
+
+function timeText(state: RunState, now_s: number): string {
+  if (state.plan === null) return "";
+  const elapsed = duration(now_s - state.started_s);
+  if (hasEnded(state)) return `took ${elapsed}`;
+  const { train_s, evaluate_s } = timeLeft(state);
+  const left = [];
+  if (state.state === "compiling") left.push(`compiling ${duration(now_s - state.stateSince_s)} so far`);
+  if (Number.isFinite(train_s)) left.push(`train ${duration(train_s)}`);
+  if (Number.isFinite(evaluate_s) && state.plan.evaluations_total > 0) left.push(`evaluate ${duration(evaluate_s)}`);
+  return left.length === 0 ? elapsed : `${elapsed} · left: ${left.join(", ")}`;
+}

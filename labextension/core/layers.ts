@@ -1,0 +1,122 @@
+// What is drawn on a chart's canvas, in canvas pixels.
+
+import uPlot from "uplot";
+
+import type { HorizontalLine, Line, Mark } from "./chart";
+import { value } from "./format";
+import type { Palette } from "./palette";
+
+export function drawLine(plot: uPlot, line: Line, palette: Palette): void {
+  const { ctx } = plot;
+  const ratio = uPlot.pxRatio;
+  const { xs, ys } = line;
+  ctx.globalAlpha = line.alpha ?? 1;
+  ctx.strokeStyle = ctx.fillStyle = palette[line.color];
+  ctx.lineWidth = line.width * ratio;
+  ctx.lineJoin = "round";
+  if (line.apart !== true) {
+    ctx.beginPath();
+    let pen = false;
+    for (let i = 0; i < xs.length; i++) {
+      if (!Number.isFinite(ys[i])) {
+        pen = false;
+        continue;
+      }
+      const x = plot.valToPos(xs[i], "x", true);
+      const y = plot.valToPos(ys[i], "y", true);
+      if (pen) ctx.lineTo(x, y);
+      else ctx.moveTo(x, y);
+      pen = true;
+    }
+    ctx.stroke();
+  }
+  if (line.dots !== undefined) {
+    const spacing = plot.bbox.width / Math.max(1, xs.length);
+    const radius = (line.dots === "diamond" ? 5 : Math.min(2.5, Math.max(0, spacing / ratio / 3))) * ratio;
+    if (radius >= 0.8 * ratio) {
+      for (let i = 0; i < xs.length; i++) {
+        if (Number.isFinite(ys[i])) drawDot(plot, line.dots, xs[i], ys[i], radius);
+      }
+    }
+  }
+  ctx.globalAlpha = 1;
+}
+
+/** Dashed lines with their names; one that lies outside the chart is named at the edge it lies beyond. */
+export function drawLevels(plot: uPlot, levels: readonly HorizontalLine[], palette: Palette): void {
+  const { ctx, bbox } = plot;
+  const ratio = uPlot.pxRatio;
+  const bottom = bbox.top + bbox.height;
+  ctx.font = `${10 * ratio}px ${palette.font}`;
+  ctx.textBaseline = "alphabetic";
+  ctx.lineWidth = ratio;
+  ctx.setLineDash([5 * ratio, 4 * ratio]);
+  let lastY = NaN;
+  let lastLeft = NaN;
+  for (const { y: level, label } of [...levels].sort((a, b) => a.y - b.y)) {
+    const at = plot.valToPos(level, "y", true);
+    if (!Number.isFinite(at)) continue;
+    const inside = at >= bbox.top && at <= bottom;
+    const name = inside ? label : `${at < bbox.top ? "↑" : "↓"} ${label} ${value(level)}`;
+    ctx.strokeStyle = palette.baseline;
+    if (inside) {
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, at);
+      ctx.lineTo(bbox.left + bbox.width, at);
+      ctx.stroke();
+    }
+    const above = Math.min(bottom - 4 * ratio, at - 4 * ratio);
+    const y = above < bbox.top + 10 * ratio ? Math.max(bbox.top, at) + 12 * ratio : above;
+    const width = ctx.measureText(name).width;
+    const crowded = Math.abs(y - lastY) < 12 * ratio;
+    const left = (crowded ? lastLeft - 10 * ratio : bbox.left + bbox.width - 4 * ratio) - width;
+    ctx.globalAlpha = 0.75;
+    ctx.fillStyle = palette.surface;
+    ctx.fillRect(left - 2 * ratio, y - 9 * ratio, width + 4 * ratio, 11 * ratio);
+    ctx.globalAlpha = 1;
+    ctx.fillStyle = palette.baseline;
+    ctx.fillText(name, left, y);
+    lastY = y;
+    lastLeft = left;
+  }
+  ctx.setLineDash([]);
+}
+
+export function drawMarks(plot: uPlot, marks: readonly Mark[], palette: Palette): void {
+  const { ctx, bbox } = plot;
+  const ratio = uPlot.pxRatio;
+  const half = 4 * ratio;
+  ctx.lineWidth = ratio;
+  for (const mark of marks) {
+    const x = Math.min(bbox.left + bbox.width - ratio, Math.max(bbox.left + ratio, plot.valToPos(mark.x, "x", true)));
+    ctx.strokeStyle = ctx.fillStyle = palette[mark.color];
+    ctx.globalAlpha = 0.7;
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.globalAlpha = 1;
+    ctx.beginPath();
+    ctx.moveTo(x - half, bbox.top);
+    ctx.lineTo(x + half, bbox.top);
+    ctx.lineTo(x, bbox.top + 6 * ratio);
+    ctx.fill();
+  }
+}
+
+function drawDot(plot: uPlot, shape: "circle" | "diamond", stepX: number, valueY: number, radius: number): void {
+  const { ctx } = plot;
+  const x = plot.valToPos(stepX, "x", true);
+  const y = plot.valToPos(valueY, "y", true);
+  ctx.beginPath();
+  if (shape === "circle") {
+    ctx.arc(x, y, radius, 0, 2 * Math.PI);
+  } else {
+    ctx.moveTo(x, y - radius);
+    ctx.lineTo(x + radius, y);
+    ctx.lineTo(x, y + radius);
+    ctx.lineTo(x - radius, y);
+    ctx.closePath();
+  }
+  ctx.fill();
+}
