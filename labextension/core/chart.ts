@@ -5,7 +5,7 @@ import uPlot from "uplot";
 
 import { el, setText } from "./dom";
 import { tick } from "./format";
-import { drawLevels, drawLine, drawMarks } from "./layers";
+import { drawDots, drawLevels, drawLine, drawMarks, drawRing, within } from "./layers";
 import type { Color, Palette } from "./palette";
 
 export type Span = [number, number];
@@ -27,6 +27,12 @@ export interface HorizontalLine {
   label: string;
 }
 
+/** The best score. */
+export interface Ring {
+  x: number;
+  y: number;
+}
+
 /** Something that happened at a step. */
 export interface Mark {
   x: number;
@@ -41,7 +47,7 @@ export interface Content {
   lines: Line[];
   levels: HorizontalLine[];
   marks: Mark[];
-  ring: { x: number; y: number } | null;
+  ring: Ring | null;
   label: string;
 }
 
@@ -56,6 +62,8 @@ export interface Hooks {
   describe(step: number, reach: number): Row[];
   zoom(span: Span | null): void;
 }
+
+const WHOLE_STEPS = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
 
 export class Chart {
   private plot: uPlot | null = null;
@@ -115,15 +123,17 @@ export class Chart {
     };
     const options: uPlot.Options = {
       ...size,
-      padding: [6, 10, 0, 0],
+      padding: [6, 14, 0, 0],
       legend: { show: false },
       scales: {
         x: { time: false, range: () => this.content?.x ?? [0, 1] },
-        y: { distr: this.log ? uPlot.Scale.Distr.Logarithmic : 1, range: () => this.content?.y ?? [0, 1] },
+        // The enum exists only in uPlot's types, so its values stand here: logarithmic and linear.
+        // eslint-disable-next-line @typescript-eslint/no-unsafe-enum-assignment
+        y: { distr: this.log ? 3 : 1, range: () => this.content?.y ?? [0, 1] },
       },
       series: [{}, { paths: () => null, points: { show: false } }],
       axes: [
-        { ...axis, size: 20, space: small ? 44 : 56 },
+        { ...axis, incrs: WHOLE_STEPS, size: 20, space: small ? 44 : 56 },
         { ...axis, size: (_, values) => axisWidth(values, small), space: small ? 22 : 30 },
       ],
       cursor: {
@@ -168,23 +178,19 @@ export class Chart {
 
   private paint(plot: uPlot): void {
     if (this.content === null || this.palette === null) return;
-    const { ctx, bbox } = plot;
-    ctx.save();
-    ctx.beginPath();
-    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
-    ctx.clip();
-    drawMarks(plot, this.content.marks, this.palette);
-    for (const line of this.content.lines) drawLine(plot, line, this.palette);
-    if (this.content.ring !== null) {
-      const { x, y } = this.content.ring;
-      ctx.strokeStyle = this.palette.valid;
-      ctx.lineWidth = 2 * uPlot.pxRatio;
-      ctx.beginPath();
-      ctx.arc(plot.valToPos(x, "x", true), plot.valToPos(y, "y", true), 6 * uPlot.pxRatio, 0, 2 * Math.PI);
-      ctx.stroke();
-    }
-    drawLevels(plot, this.content.levels, this.palette);
-    ctx.restore();
+    const { lines, levels, marks, ring } = this.content;
+    within(plot, 0, () => {
+      if (this.palette === null) return;
+      drawLevels(plot, levels, this.palette);
+      drawMarks(plot, marks, this.palette);
+      for (const line of lines) drawLine(plot, line, this.palette);
+    });
+    // Dots lie on the edge while a run goes on, and must not be cut there.
+    within(plot, 7, () => {
+      if (this.palette === null) return;
+      for (const line of lines) drawDots(plot, line, this.palette);
+      if (ring !== null) drawRing(plot, ring, this.palette);
+    });
   }
 
   private hover(plot: uPlot): void {

@@ -2,6 +2,7 @@
 
 const SIGNIFICANT = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 4 });
 const WHOLE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const TENTHS = new Intl.NumberFormat("en-US", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const SHORT = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 4 });
 
 /** Four significant digits: 0.1234, 26,300, 1.234e-5. */
@@ -17,15 +18,20 @@ export function value(x: number): string {
   return SIGNIFICANT.format(x);
 }
 
+/** Always one decimal, so that a growing number does not jump: 3.2, 2,000.0. */
+export function tenths(x: number): string {
+  return TENTHS.format(x);
+}
+
 export function count(x: number): string {
   return WHOLE.format(x);
 }
 
-/** A tick on an axis: 0.25, 10K, 1e-5. */
+/** A tick on an axis: 0.25, 10k, 1e-5. */
 export function tick(x: number): string {
   if (x === 0) return "0";
   const size = Math.abs(x);
-  return size < 1e-3 || size >= 1e12 ? value(x) : SHORT.format(x);
+  return size < 1e-3 || size >= 1e12 ? value(x) : SHORT.format(x).replace("K", "k");
 }
 
 /** Seconds in the unit that suits them: 350 µs, 12 ms, 1.2 s, 3 min 20 s, 2 h 05 min. */
@@ -34,13 +40,23 @@ export function duration(seconds: number): string {
   const s = Math.max(0, seconds);
   if (s === 0) return "0 s";
   if (s < 1e-3) return `${three(s * 1e6)} µs`;
-  if (s < 0.0995) return `${three(s * 1e3)} ms`;
+  if (s < 0.9995) return `${three(s * 1e3)} ms`;
   if (s < 9.95) return `${s.toFixed(1)} s`;
   const whole = Math.round(s);
   if (whole < 60) return `${whole} s`;
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
   const minutes = Math.round(s / 60);
   return `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
+}
+
+/** Time on a running clock: 0.4 s, 12 s, 3 min 20 s. */
+export function clock(seconds: number): string {
+  return seconds < 1 ? `${tenths(Math.max(0, seconds))} s` : duration(seconds);
+}
+
+/** Time still to come, in whole seconds: its tenths are not known. */
+export function remaining(seconds: number): string {
+  return seconds > 0 && seconds < 1 ? "under 1 s" : duration(Math.round(seconds));
 }
 
 export function plural(n: number, noun: string): string {

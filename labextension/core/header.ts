@@ -1,7 +1,7 @@
 // The lines above the charts: what is trained, where it stands, how long it still takes, and the buttons.
 
 import { el, hook, setText } from "./dom";
-import { count, duration, value } from "./format";
+import { clock, count, remaining, tenths, value } from "./format";
 import { epochAt, secondsPerStep, timeLeft } from "./progress";
 import { hasEnded, type RunState } from "./runState";
 import type { Action, RunStore } from "./runStore";
@@ -46,7 +46,9 @@ export class Header {
     this.bar.append(this.filled);
     const where = el("div", "dlfb-line");
     where.append(this.progress, this.time);
-    this.node.append(top, this.about, where, this.bar, this.best);
+    const what = el("div", "dlfb-line");
+    what.append(this.about, this.best);
+    this.node.append(top, what, where, this.bar);
   }
 
   update(now_s: number): void {
@@ -101,7 +103,7 @@ function progressText(state: RunState): string {
   const parts = [`step ${count(state.step)} of ${count(plan.steps_total)}`];
   if (plan.steps_per_epoch > 0) {
     const total = plan.steps_total / plan.steps_per_epoch;
-    parts.push(`epoch ${epochAt(state, state.step).toFixed(1)} of ${value(Number(total.toFixed(1)))}`);
+    parts.push(`epoch ${tenths(epochAt(state, state.step))} of ${value(Number(total.toFixed(1)))}`);
   }
   const perSecond = 1 / secondsPerStep(state.recent);
   if (Number.isFinite(perSecond)) parts.push(`${value(Number(perSecond.toPrecision(3)))} steps/s`);
@@ -110,12 +112,14 @@ function progressText(state: RunState): string {
 
 function timeText(state: RunState, now_s: number): string {
   if (state.plan === null) return "";
-  const elapsed = duration(now_s - state.started_s);
+  const elapsed = clock(now_s - state.started_s);
   if (hasEnded(state)) return `took ${elapsed}`;
+  const parts = [`elapsed ${elapsed}`];
+  if (state.state === "compiling") parts.push(`compiling ${clock(now_s - state.stateSince_s)} so far`);
   const { train_s, evaluate_s } = timeLeft(state);
   const left = [];
-  if (state.state === "compiling") left.push(`compiling ${duration(now_s - state.stateSince_s)} so far`);
-  if (Number.isFinite(train_s)) left.push(`train ${duration(train_s)}`);
-  if (Number.isFinite(evaluate_s) && state.plan.evaluations_total > 0) left.push(`evaluate ${duration(evaluate_s)}`);
-  return left.length === 0 ? elapsed : `${elapsed} · left: ${left.join(", ")}`;
+  if (train_s > 0) left.push(`train ${remaining(train_s)}`);
+  if (evaluate_s > 0) left.push(`evaluate ${remaining(evaluate_s)}`);
+  if (left.length > 0) parts.push(`left: ${left.join(", ")}`);
+  return parts.join(" · ");
 }

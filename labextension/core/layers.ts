@@ -2,44 +2,76 @@
 
 import uPlot from "uplot";
 
-import type { HorizontalLine, Line, Mark } from "./chart";
+import type { HorizontalLine, Line, Mark, Ring } from "./chart";
 import { value } from "./format";
 import type { Palette } from "./palette";
 
-export function drawLine(plot: uPlot, line: Line, palette: Palette): void {
+/** Draws inside the plotting area, widened by `margin` CSS pixels. */
+export function within(plot: uPlot, margin: number, draw: () => void): void {
+  const { ctx, bbox } = plot;
+  const m = margin * uPlot.pxRatio;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left - m, bbox.top - m, bbox.width + 2 * m, bbox.height + 2 * m);
+  ctx.clip();
+  draw();
+  ctx.restore();
+}
+
+export function drawLine(
+  plot: uPlot,
+  { xs, ys, color, width, alpha = 1, apart = false }: Line,
+  palette: Palette,
+): void {
+  if (apart) return;
   const { ctx } = plot;
-  const ratio = uPlot.pxRatio;
-  const { xs, ys } = line;
-  ctx.globalAlpha = line.alpha ?? 1;
-  ctx.strokeStyle = ctx.fillStyle = palette[line.color];
-  ctx.lineWidth = line.width * ratio;
+  ctx.globalAlpha = alpha;
+  ctx.strokeStyle = palette[color];
+  ctx.lineWidth = width * uPlot.pxRatio;
   ctx.lineJoin = "round";
-  if (line.apart !== true) {
-    ctx.beginPath();
-    let pen = false;
-    for (let i = 0; i < xs.length; i++) {
-      if (!Number.isFinite(ys[i])) {
-        pen = false;
-        continue;
-      }
-      const x = plot.valToPos(xs[i], "x", true);
-      const y = plot.valToPos(ys[i], "y", true);
-      if (pen) ctx.lineTo(x, y);
-      else ctx.moveTo(x, y);
-      pen = true;
+  ctx.beginPath();
+  let pen = false;
+  for (let i = 0; i < xs.length; i++) {
+    if (!Number.isFinite(ys[i])) {
+      pen = false;
+      continue;
     }
-    ctx.stroke();
+    const x = plot.valToPos(xs[i], "x", true);
+    const y = plot.valToPos(ys[i], "y", true);
+    if (pen) ctx.lineTo(x, y);
+    else ctx.moveTo(x, y);
+    pen = true;
   }
-  if (line.dots !== undefined) {
-    const spacing = plot.bbox.width / Math.max(1, xs.length);
-    const radius = (line.dots === "diamond" ? 5 : Math.min(2.5, Math.max(0, spacing / ratio / 3))) * ratio;
-    if (radius >= 0.8 * ratio) {
-      for (let i = 0; i < xs.length; i++) {
-        if (Number.isFinite(ys[i])) drawDot(plot, line.dots, xs[i], ys[i], radius);
-      }
-    }
-  }
+  ctx.stroke();
   ctx.globalAlpha = 1;
+}
+
+/** Dots that shrink where there are many, and are left out where they would run together. */
+export function drawDots(plot: uPlot, { xs, ys, color, dots }: Line, palette: Palette): void {
+  if (dots === undefined) return;
+  const ratio = uPlot.pxRatio;
+  const spacing = plot.bbox.width / ratio / Math.max(1, xs.length);
+  const radius = dots === "diamond" ? 5 : Math.min(2.5, spacing / 3);
+  if (radius < 0.8) return;
+  plot.ctx.fillStyle = palette[color];
+  for (let i = 0; i < xs.length; i++) {
+    if (Number.isFinite(ys[i]) && isInside(plot, xs[i], ys[i])) drawDot(plot, dots, xs[i], ys[i], radius * ratio);
+  }
+}
+
+export function drawRing(plot: uPlot, { x, y }: Ring, palette: Palette): void {
+  if (!isInside(plot, x, y)) return;
+  const { ctx } = plot;
+  ctx.strokeStyle = palette.valid;
+  ctx.lineWidth = 1.75 * uPlot.pxRatio;
+  ctx.beginPath();
+  ctx.arc(plot.valToPos(x, "x", true), plot.valToPos(y, "y", true), 5.5 * uPlot.pxRatio, 0, 2 * Math.PI);
+  ctx.stroke();
+}
+
+function isInside({ scales }: uPlot, x: number, y: number): boolean {
+  const within = ({ min = -Infinity, max = Infinity }: uPlot.Scale, at: number): boolean => at >= min && at <= max;
+  return within(scales.x, x) && within(scales.y, y);
 }
 
 /** Dashed lines with their names; one that lies outside the chart is named at the edge it lies beyond. */
@@ -49,6 +81,7 @@ export function drawLevels(plot: uPlot, levels: readonly HorizontalLine[], palet
   const bottom = bbox.top + bbox.height;
   ctx.font = `${10 * ratio}px ${palette.font}`;
   ctx.textBaseline = "alphabetic";
+  ctx.textAlign = "left";
   ctx.lineWidth = ratio;
   ctx.setLineDash([5 * ratio, 4 * ratio]);
   let lastY = NaN;
@@ -70,14 +103,15 @@ export function drawLevels(plot: uPlot, levels: readonly HorizontalLine[], palet
     const width = ctx.measureText(name).width;
     const crowded = Math.abs(y - lastY) < 12 * ratio;
     const left = (crowded ? lastLeft - 10 * ratio : bbox.left + bbox.width - 4 * ratio) - width;
+    lastY = y;
+    lastLeft = left;
+    if (left < bbox.left) continue;
     ctx.globalAlpha = 0.75;
     ctx.fillStyle = palette.surface;
     ctx.fillRect(left - 2 * ratio, y - 9 * ratio, width + 4 * ratio, 11 * ratio);
     ctx.globalAlpha = 1;
     ctx.fillStyle = palette.baseline;
     ctx.fillText(name, left, y);
-    lastY = y;
-    lastLeft = left;
   }
   ctx.setLineDash([]);
 }

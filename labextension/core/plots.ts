@@ -1,6 +1,6 @@
 // What each chart shows of a run.
 
-import type { Content, HorizontalLine, Line, Mark, Row, Span } from "./chart";
+import type { Content, HorizontalLine, Line, Mark, Ring, Row, Span } from "./chart";
 import { count, plural, value } from "./format";
 import { epochAt } from "./progress";
 import { evaluationsOf, type RunState, type Scores } from "./runState";
@@ -11,9 +11,10 @@ const SMOOTH_PARTS = 50;
 
 /** The metrics that get a chart: those of the validation part, known at once when its baselines are. */
 export function metricNames(state: RunState): string[] {
-  const references = (state.plan?.rows.valid ?? 0) > 0 ? state.baselines.filter((b) => b.split === "valid") : [];
+  const evaluations = evaluationsOf(state, "valid");
+  const expected = (state.plan?.rows.valid ?? 0) > 0 ? state.baselines.filter((b) => b.split === "valid") : [];
   const names = new Set<string>();
-  for (const { metrics } of [...evaluationsOf(state, "valid"), ...references]) {
+  for (const { metrics } of evaluations.length > 0 ? evaluations : expected) {
     for (const [name, score] of Object.entries(metrics)) if (name !== "loss" && Number.isFinite(score)) names.add(name);
   }
   return [...names].slice(0, MOST_METRICS);
@@ -75,7 +76,10 @@ export function describe(state: RunState, metric: string, step: number, reach: n
     const { min, max, sum, count: finite } = losses.range(from, to);
     if (finite > 0) rows.push({ label: "training loss", value: value(sum / finite), color: "train" });
     if (finite > 1)
-      rows.push({ label: plural(finite * losses.maxStride, "step"), value: `${value(min)} – ${value(max)}` });
+      rows.push({
+        label: `range of ${plural(finite * losses.maxStride, "step")}`,
+        value: `${value(min)} – ${value(max)}`,
+      });
     if (finite === 0 && to > from) rows.push({ label: "training loss", value: "not finite", color: "bad" });
   }
   for (const split of splitsOf(state)) {
@@ -93,7 +97,7 @@ export function splitsOf(state: RunState): string[] {
 }
 
 function fullSpan(state: RunState): Span {
-  return [0, Math.max(1, state.step)];
+  return [0, state.step > 0 ? state.step : (state.plan?.steps_total ?? 1)];
 }
 
 function smoothLine(state: RunState, [from, to]: Span, columns: number): Line {
@@ -143,7 +147,7 @@ function marksOf(state: RunState): Mark[] {
   return marks;
 }
 
-function ringOf(state: RunState, metric: string): { x: number; y: number } | null {
+function ringOf(state: RunState, metric: string): Ring | null {
   const { best } = state;
   if (best === null) return null;
   const scores = evaluationsOf(state, best.column.slice(0, best.column.indexOf("/"))).find((s) => s.step === best.step);
@@ -179,7 +183,7 @@ function span(lines: readonly Line[], raw: Line | null, levels: HorizontalLine[]
     if (y <= high + room && y >= low) high = Math.max(high, y);
   }
   if (!Number.isFinite(low)) return log ? [0.1, 1] : [0, 1];
-  const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 0.5;
+  const pad = (high - low) * 0.08 || Math.abs(high) * 0.05 || 0.5;
   return [back(low - pad), back(high + pad)];
 }
 
