@@ -1,0 +1,72 @@
+"""Adapters for `(x, y)` and for a dict of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dlfb_lab.data import tables
+from dlfb_lab.data.source import Examples, as_array, inputs_array
+from dlfb_lab.errors import DataError, OptionError, nearest
+
+TARGET_KEYS = ("y", "target", "targets", "label", "labels")
+
+
+def read_pair(data: Any, target: str | None, groups: Any) -> Examples | None:
+    """Reads `(x, y)`: NumPy or JAX arrays, lists, a DataFrame with a Series, or a dict of inputs with y.
+
+    Raises:
+        OptionError: a target or groups are named, but the data have no names.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        return None
+    if target is not None:
+        raise OptionError(f"--target {target}: the data are a pair (x, y), whose second part is the target already.")
+    x, y = data
+    names: list[str] = []
+    if tables.is_table(x):
+        group_column = groups if isinstance(groups, str) and groups in x.columns else None
+        if group_column is not None:
+            groups, x = x[group_column], x.drop(columns=[group_column])
+        inputs: Any = tables.features(x)
+        names = [str(c) for c in x.columns]
+    elif isinstance(x, Mapping):
+        inputs = {str(k): inputs_array(v, f"x[{k!r}]") for k, v in x.items()}
+    else:
+        inputs = inputs_array(x, "x")
+    return Examples(x=inputs, y=_targets(y), features=names, groups=_groups(groups))
+
+
+def read_dict(data: Any, target: str | None, groups: Any) -> Examples | None:
+    """Reads a dict of arrays, one of which is the target (`--target`, or a key such as "y" or "label").
+
+    Raises:
+        OptionError: which one is the target cannot be told.
+    """
+    if not isinstance(data, Mapping):
+        return None
+    keys = [str(k) for k in data]
+    if target is None:
+        found = [k for k in keys if k.lower() in TARGET_KEYS]
+        if len(found) != 1:
+            raise OptionError(f"Which of the arrays {', '.join(keys)} is the target? Say --target NAME.")
+        target = found[0]
+    if target not in keys:
+        raise OptionError(f"--target {target}: the dict has the keys {', '.join(keys)}.{nearest(target, keys)}")
+    group_key = groups if isinstance(groups, str) and groups in keys else None
+    inputs = {k: inputs_array(v, f"data[{k!r}]") for k, v in data.items() if k not in (target, group_key)}
+    if not inputs:
+        raise DataError(f"The dict holds the target `{target}` and no inputs.")
+    x = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+    groups = data[group_key] if group_key is not None else groups
+    return Examples(x=x, y=_targets(data[target]), groups=_groups(groups))
+
+
+def _targets(y: Any) -> Any:
+    return tables.target_array(y) if tables.is_series(y) else as_array(y, "y")
+
+
+def _groups(groups: Any) -> Any:
+    if isinstance(groups, str):
+        raise OptionError(f"--groups {groups}: the data have no column of that name. Give an array, one entry a row.")
+    return None if groups is None else as_array(groups, "groups")

@@ -1,0 +1,130 @@
+"""The protocol of data: every kind is read into `Examples` by one adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dlfb_lab.errors import DataError
+
+Array = np.ndarray[Any, Any]
+Inputs = Array | dict[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Rows to learn from, in host memory.
+
+    Attributes:
+        x: inputs, shape [rows, ...], or several such arrays by name.
+        y: targets as the user gave them, shape [rows, ...], any dtype.
+        features: names of the last axis of `x`; empty where it has none.
+        groups: what each row belongs to, shape [rows]; None where rows are independent.
+    """
+
+    x: Inputs
+    y: Array
+    features: list[str] = field(default_factory=list)
+    groups: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: Array) -> Examples:
+        """Returns the examples at the given row numbers, shape [n], int64."""
+        x = {k: v[rows] for k, v in self.x.items()} if isinstance(self.x, dict) else self.x[rows]
+        return replace(self, x=x, y=self.y[rows], groups=None if self.groups is None else self.groups[rows])
+
+
+Reader = Callable[[Any, "str | None", Any], "Examples | None"]
+"""Reads (data, target, groups), or returns None where the data are of another kind."""
+
+
+def as_array(values: Any, what: str) -> Array:
+    """Returns a NumPy array of what the user gave.
+
+    Raises:
+        DataError: it is ragged or not an array at all.
+    """
+    try:
+        array = np.asarray(values)
+    except Exception as error:
+        raise DataError(f"{what} cannot be made into an array: {error}") from error
+    if array.dtype == object and array.ndim == 1 and any(isinstance(v, list | tuple | np.ndarray) for v in array[:50]):
+        raise DataError(f"{what} has rows of different lengths. Pad them to one length first.")
+    return array
+
+
+def inputs_array(values: Any, what: str) -> Array:
+    """Returns inputs as numbers the device takes: bool becomes float32, float64 becomes float32.
+
+    Raises:
+        DataError: they are not numbers.
+    """
+    array = as_array(values, what)
+    if array.dtype == object or array.dtype.kind not in "biuf":
+        try:
+            array = array.astype(np.float32)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{what} holds {array.dtype} values, not numbers (for example {array.reshape(-1)[0]!r}). "
+                "Turn them into numbers first."
+            ) from None
+    if array.ndim == 0:
+        raise DataError(f"{what} is a single number ({array}); it needs one row per example.")
+    if array.dtype == bool or array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype == np.int64:
+        return array.astype(np.int32) if _fits_int32(array) else array.astype(np.float32)
+    return array
+
+
+def _fits_int32(array: Array) -> bool:
+    limits = np.iinfo(np.int32)
+    return array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)
+
+
+def check(examples: Examples) -> Examples:
+    """Returns the examples when every row is whole.
+
+    Raises:
+        DataError: there are no rows, lengths differ, or inputs hold NaN or infinity.
+    """
+    arrays = examples.x if isinstance(examples.x, dict) else {"x": examples.x}
+    lengths = {name: len(a) for name, a in arrays.items()} | {"y": len(examples.y)}
+    if examples.groups is not None:
+        lengths["groups"] = len(examples.groups)
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {length:,} rows" for name, length in lengths.items())
+        raise DataError(f"The data have different lengths: {listed}. Each row of x needs one target.")
+    if len(examples) == 0:
+        raise DataError("The data have 0 rows; there is nothing to learn from.")
+    for name, array in arrays.items():
+        _check_finite(array, name, examples.features)
+    return examples
+
+
+def _check_finite(array: Array, name: str, features: list[str]) -> None:
+    if array.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(array)
+    count = int(bad.sum())
+    if not count:
+        return
+    where = ""
+    if array.ndim == 2:
+        columns = np.flatnonzero(bad.any(axis=0))
+        shown = [f"`{features[c]}`" if features else str(c) for c in columns[:5]]
+        more = f" and {len(columns) - 5} more" if len(columns) > 5 else ""
+        where = f", in column{'s' if len(columns) > 1 else ''} {', '.join(shown)}{more}"
+    rows = int(bad.reshape(len(bad), -1).any(axis=1).sum())
+    kind = "NaN" if np.isnan(array).any() else "infinity"
+    if kind == "NaN" and np.isinf(array).any():
+        kind = "NaN or infinity"
+    raise DataError(
+        f"{name} holds {count:,} values that are {kind}, in {rows:,} of {len(array):,} rows{where}. "
+        "Drop those rows, or fill the gaps with values taken from training rows only."
+    )

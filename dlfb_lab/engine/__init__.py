@@ -1,0 +1,1 @@
+"""How training goes. Knows no notebook, no widget and no sink."""

@@ -1,0 +1,223 @@
+"""What is to be done: an experiment as asked for, and the plan that comes of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import optax
+
+from dlfb_lab.engine import losses
+from dlfb_lab.engine.evaluation import Part
+from dlfb_lab.engine.losses import Loss
+from dlfb_lab.engine.metrics import Metric
+from dlfb_lab.engine.task import Task
+from dlfb_lab.errors import DlfbLabError, ModelError, OptionError
+from dlfb_lab.models.model import Model, PyTree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides what a run computes. The test rows are no part of it.
+
+    Attributes:
+        name: of the run.
+        model: what is trained.
+        optimizer: what turns gradients into updates.
+        task: what is predicted.
+        loss: the loss's name, the user's function, or None for the task's usual one.
+        metrics: computed at every evaluation.
+        train: rows to learn from.
+        valid: rows to evaluate on while training, if any.
+        epochs: passes over the training rows; None where `steps` is given.
+        steps: updates; None where `epochs` is given.
+        batch_size: rows per update.
+        eval_every: epochs (or steps, where `steps` is given) between evaluations; None to choose.
+        seed: of the initial parameters, the order of the rows and dropout.
+        timebox_s: when to stop in any case, seconds.
+        debug: whether steps run without jit.
+        rows: rows per part, the test part included.
+        split_hash: identifies the split.
+        task_sentence: the task said aloud.
+        settings: every option, for the record.
+        source: the cell that started the run.
+        notices: what the user should know beforehand: level and text.
+    """
+
+    name: str
+    model: Model
+    optimizer: optax.GradientTransformation
+    task: Task
+    loss: str | Callable[..., Any] | None
+    metrics: tuple[Metric, ...]
+    train: Part
+    valid: Part | None
+    epochs: int | None
+    steps: int | None
+    batch_size: int
+    eval_every: int | None
+    seed: int
+    timebox_s: float | None
+    debug: bool
+    rows: dict[str, int]
+    split_hash: str
+    task_sentence: str
+    settings: dict[str, Any]
+    source: str = ""
+    notices: tuple[tuple[Literal["info", "warning"], str], ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How an experiment will run; found out without computing anything.
+
+    Attributes:
+        loss: what is minimised.
+        output_shape: of the model's outputs for one row.
+        target_shape: of the targets of one row beside those outputs.
+        parameter_count: scalar parameters.
+        steps_total: updates.
+        steps_per_epoch: updates per pass over the training rows.
+        remainder: rows of an epoch's last batch where it is ragged, else 0.
+        mask_padding: whether a ragged last batch is filled up and masked.
+        eval_steps: steps between evaluations; 0 for no evaluations.
+    """
+
+    loss: Loss
+    output_shape: tuple[int, ...]
+    target_shape: tuple[int, ...]
+    parameter_count: int
+    steps_total: int
+    steps_per_epoch: int
+    remainder: int
+    mask_padding: bool
+    eval_steps: int
+
+    @property
+    def evaluations_total(self) -> int:
+        """Evaluations planned: before the first step, every `eval_steps`, and after the last."""
+        return 0 if not self.eval_steps else 1 + math.ceil(self.steps_total / self.eval_steps)
+
+
+MOST_EVALUATIONS = 200
+"""Unless asked for more, so that they do not take longer than training."""
+
+
+def plan(experiment: Experiment) -> Plan:
+    """Finds out shapes and counts by tracing the model abstractly.
+
+    Raises:
+        ModelError: the model fails on the data, or its outputs do not fit the targets.
+        OptionError: the loss does not fit the task, or the batch is larger than the data.
+    """
+    rows, batch = len(experiment.train), experiment.batch_size
+    if batch > rows:
+        raise OptionError(
+            f"--batch-size {batch:,}: there are only {rows:,} training rows. Say --batch-size full to take all at once."
+        )
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype), experiment.train.x)
+    params, extra, output = _trace(experiment.model, x)
+    if not hasattr(output, "shape") or not output.shape or output.shape[0] != batch:
+        raise ModelError(
+            f"The model returned {_described(output)} for {batch} rows; it must return one array with one row each."
+        )
+    loss = losses.choose(experiment.loss, experiment.task, output.shape)
+    encoded_shape = (batch, *experiment.train.y.shape[1:])
+    target_shape = losses.target_shape(experiment.task, loss.link, output.shape, encoded_shape)
+    _check_loss(loss, output, jax.ShapeDtypeStruct(target_shape, experiment.train.y.dtype))
+    remainder = rows % batch
+    steps_per_epoch = -(-rows // batch)
+    steps_total = experiment.steps or (experiment.epochs or 0) * steps_per_epoch
+    return Plan(
+        loss=loss,
+        output_shape=tuple(output.shape[1:]),
+        target_shape=tuple(target_shape[1:]),
+        parameter_count=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
+        steps_total=steps_total,
+        steps_per_epoch=steps_per_epoch,
+        remainder=remainder,
+        mask_padding=bool(remainder) and loss.per_row and not jax.tree.leaves(extra),
+        eval_steps=_eval_steps(experiment, steps_total, steps_per_epoch),
+    )
+
+
+def debugging(experiment: Experiment) -> bool:
+    """Whether steps run without jit: `--debug`, or JAX_DISABLE_JIT."""
+    return experiment.debug or bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
+
+
+def _eval_steps(experiment: Experiment, steps_total: int, steps_per_epoch: int) -> int:
+    if experiment.valid is None:
+        return 0
+    unit = 1 if experiment.steps else steps_per_epoch
+    if experiment.eval_every is not None:
+        return experiment.eval_every * unit
+    epochs = steps_total / steps_per_epoch
+    return max(1, math.ceil(epochs / MOST_EVALUATIONS)) * steps_per_epoch
+
+
+def _trace(model: Model, x: PyTree) -> tuple[PyTree, PyTree, Any]:
+    def start_and_apply(x: PyTree) -> Any:
+        key = jax.random.key(0)
+        params, extra, _ = model.start(key, jax.tree.map(lambda a: a[:1], x))
+        output, extra = model.apply(params, extra, x, key, True)
+        return params, extra, output
+
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(x))
+    try:
+        return jax.eval_shape(start_and_apply, x)  # type: ignore[no-any-return]
+    except DlfbLabError:
+        raise
+    except Exception as error:
+        raise ModelError(f"The model failed on inputs of shape {shapes}: {said(error)}") from error
+
+
+def _check_loss(loss: Loss, output: Any, targets: Any) -> None:
+    try:
+        value = jax.eval_shape(loss.function, output, targets)
+    except Exception as error:
+        raise ModelError(
+            f"The loss `{loss.name}` failed on outputs of shape {tuple(output.shape)} and targets of shape "
+            f"{tuple(targets.shape)}: {said(error)}"
+        ) from error
+    if loss.own and value.shape not in ((), output.shape[:1]):
+        raise ModelError(
+            f"The loss `{loss.name}` returned shape {value.shape} for {output.shape[0]} rows. "
+            "It must return one number, or one number a row."
+        )
+
+
+def said(error: BaseException) -> str:
+    """Returns an error of the user's own code in one line: kind, message, and their line of code."""
+    message = (str(error).strip().splitlines() or [""])[0][:300]
+    ours = os.sep + "site-packages" + os.sep, os.path.dirname(os.path.dirname(__file__)) + os.sep
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in ours)]
+    frames = [f for f in frames if not f.filename.startswith("<frozen")]
+    where = f" (at `{frames[-1].line}`, line {frames[-1].lineno})" if frames and frames[-1].line else ""
+    return f"{type(error).__name__}: {message}{where}"
+
+
+def _described(output: Any) -> str:
+    if hasattr(output, "shape"):
+        return f"an array of shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"
+
+
+def init_key(seed: int) -> jax.Array:
+    """Returns the key of the initial parameters."""
+    return jax.random.fold_in(jax.random.key(seed), 0)
+
+
+def order_key(seed: int) -> jax.Array:
+    """Returns the key of the order of the rows."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+def step_key(seed: int) -> jax.Array:
+    """Returns the key that dropout keys are folded from, one a step."""
+    return jax.random.fold_in(jax.random.key(seed), 2)

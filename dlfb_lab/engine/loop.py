@@ -1,0 +1,364 @@
+"""The training loop: a generator of events."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+from time import perf_counter
+from typing import Any
+
+import jax
+import numpy as np
+
+from dlfb_lab.engine import experiment as experiments
+from dlfb_lab.engine import step as steps
+from dlfb_lab.engine.clock import Clock, Pace, Reporter
+from dlfb_lab.engine.control import Control
+from dlfb_lab.engine.evaluation import Evaluator, baseline_outputs, chunk_rows
+from dlfb_lab.engine.experiment import Experiment, Plan
+from dlfb_lab.engine.losses import predictions_look_squashed
+from dlfb_lab.engine.programs import Compiled, CompileTime, Program, compiled
+from dlfb_lab.errors import ModelError
+from dlfb_lab.events import Baseline, Compilation, Evaluation, Event, Losses, Notice, RunStarted, Status
+from dlfb_lab.models.model import PyTree
+
+VERSIONS_OF = ("dlfb-lab", "jax", "jaxlib", "flax", "optax", "numpy")
+PATIENCE_S = 0.5
+"""A run that was told to stop still takes its last evaluation if that is quicker than this."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves behind, on the device.
+
+    Attributes:
+        params: the trained parameters.
+        extra: other collections.
+        opt_state: the optimizer's state.
+        step: updates applied.
+    """
+
+    params: PyTree
+    extra: PyTree
+    opt_state: PyTree
+    step: int
+
+
+def make_evaluator(experiment: Experiment, plan: Plan) -> Evaluator:
+    """Returns what computes the outputs and scores of an experiment's model."""
+    part = experiment.valid or experiment.train
+    return Evaluator(
+        experiment.model.key,
+        experiment.model.apply,
+        plan.loss,
+        experiment.metrics,
+        experiment.task,
+        chunk=chunk_rows(part.x, len(part)),
+        target_shape=plan.target_shape,
+    )
+
+
+def train(
+    experiment: Experiment, plan: Plan, control: Control, evaluator: Evaluator | None = None, run_id: str = ""
+) -> Generator[Event, None, Trained]:
+    """Trains, and yields what happens.
+
+    Args:
+        experiment: what to do.
+        plan: how, from `experiments.plan`.
+        control: what is asked of the run from outside.
+        evaluator: computes outputs and scores; made here when not given.
+        run_id: how the run is called in its journal.
+
+    Returns:
+        The trained state, as the generator's value.
+
+    Raises:
+        ModelError: the model's outputs have passed an activation that the loss applies itself.
+    """
+    without_jit = jax.disable_jit() if experiments.debugging(experiment) else nullcontext()
+    with without_jit:
+        training = _Training(experiment, plan, control, evaluator or make_evaluator(experiment, plan))
+        try:
+            yield training.started(run_id)
+            yield Status(step=0, state="compiling")
+            yield from training.prepare()
+            yield Status(step=0, state="running")
+            reason = yield from training.run()
+            state = "stopped" if control.stop_reason is not None else "finished"
+            yield Status(step=training.step, state=state, reason=reason)  # type: ignore[arg-type]
+        except GeneratorExit:
+            raise
+        except KeyboardInterrupt:
+            yield Status(step=training.step, state="stopped", reason="interrupted twice; the parameters were not kept")
+            raise
+        except BaseException as error:
+            yield Status(step=training.step, state="failed", reason=experiments.said(error))
+            raise
+        return training.trained()
+
+
+class _Training:
+    def __init__(self, experiment: Experiment, plan: Plan, control: Control, evaluator: Evaluator) -> None:
+        self.experiment, self.plan, self.control, self.evaluator = experiment, plan, control, evaluator
+        self.clock = Clock(experiment.timebox_s)
+        self.step = 0
+        self.diverged = False
+        self.last_evaluation_s = 0.0
+
+    def started(self, run_id: str) -> RunStarted:
+        e, p = self.experiment, self.plan
+        return RunStarted(
+            step=0,
+            run_id=run_id,
+            name=e.name,
+            task=e.task.kind,
+            task_sentence=e.task_sentence,
+            classes=list(e.task.classes),
+            model=e.model.name,
+            model_kind=e.model.kind,
+            parameter_count=p.parameter_count,
+            steps_total=p.steps_total,
+            steps_per_epoch=p.steps_per_epoch,
+            batch_size=e.batch_size,
+            evaluations_total=p.evaluations_total,
+            monitor="valid/loss" if p.eval_steps else "",
+            monitor_mode="min",
+            rows=e.rows,
+            split_hash=e.split_hash,
+            settings={**e.settings, "loss": p.loss.name},
+            versions=versions(),
+            device=_device(),
+            source=e.source,
+        )
+
+    def prepare(self) -> Iterator[Event]:
+        """Initialises, compiles every program the plan needs, and scores the obvious baseline."""
+        e, p = self.experiment, self.plan
+        for level, text in e.notices:
+            yield Notice(step=0, level=level, text=text)
+        part, split = (e.valid, "valid") if e.valid is not None else (e.train, "train")
+        constant = baseline_outputs(e.task, p.loss.link, e.train.y, len(part), p.output_shape)
+        yield Baseline(
+            step=0,
+            name="mean" if e.task.kind == "regression" else "class frequency" if e.task.kind == "multilabel" else "majority class",
+            split=split,
+            metrics=self.evaluator.score_outputs(constant, part.y),
+        )
+        yield from self._evaluator_compilations()
+
+        # A single row is enough to initialise, and the same program serves every batch size.
+        first_row = jax.tree.map(lambda a: a[:1], e.train.x)
+        model, optimizer = e.model, e.optimizer
+
+        def initialise(rng: jax.Array, x: PyTree) -> Any:
+            params, extra, opt_state = model.start(rng, x)
+            return params, extra, optimizer.init(params) if opt_state is None else opt_state
+
+        key = experiments.init_key(e.seed)
+        if model.optimizer is None and model.kind == "linen":
+            program = Program("initialise", (model.key, optimizer), initialise)
+            run, took = compiled(program, key, first_row)
+            yield from _compilation(program.name, took, "first run of this model")
+        else:
+            run = initialise
+        params, extra, opt_state = run(key, first_row)
+
+        self._check_squashed(params, extra)
+        yield from self._evaluator_compilations()
+
+        self.x, self.y = jax.device_put((e.train.x, e.train.y))
+        self.keys = experiments.order_key(e.seed), experiments.step_key(e.seed)
+        full = len(e.train) if p.mask_padding or not p.remainder else len(e.train) - p.remainder
+        order_length = -(-len(e.train) // e.batch_size) * e.batch_size if p.mask_padding else len(e.train)
+        self.carry = steps.start(params, extra, opt_state, order_length)
+        self.full_batches = -(-full // e.batch_size)
+        self.step_full, took = self._training_program(e.batch_size, order_length)
+        yield from _compilation("train step", took, f"first run with batches of {e.batch_size:,} rows")
+        self.step_last: Compiled | None = None
+        if p.remainder and not p.mask_padding:
+            self.step_last, took = self._training_program(p.remainder, order_length)
+            why = "the loss is your own" if p.loss.own else "the model keeps statistics across rows"
+            yield from _compilation(
+                "train step, last batch", took, f"the last batch of an epoch has {p.remainder:,} rows, and {why}"
+            )
+
+    def _training_program(self, batch: int, order_length: int) -> tuple[Compiled, CompileTime | None]:
+        e, p = self.experiment, self.plan
+        program = steps.training_program(
+            e.model.key,
+            e.model.apply,
+            p.loss,
+            e.optimizer,
+            rows=len(e.train),
+            batch=batch,
+            order_length=order_length,
+            mask_padding=p.mask_padding,
+            shuffle=True,
+            target_shape=p.target_shape,
+        )
+        return compiled(program, self.carry, self.x, self.y, *self.keys, np.int32(1))
+
+    def _check_squashed(self, params: PyTree, extra: PyTree) -> None:
+        """Refuses outputs that stay within 0..1 whatever the parameters: the loss takes logits."""
+        if self.plan.loss.own:
+            return
+        e = self.experiment
+        x = jax.tree.map(lambda a: a[:32], e.train.x)
+        outputs = [self.evaluator.outputs(params, extra, x)]
+        rng = np.random.default_rng(0)
+        for scale in (3.0, 30.0):
+            if predictions_look_squashed(outputs[-1], self.plan.loss.link) is None:
+                return
+            changed = jax.tree.map(
+                lambda a, s=scale: np.asarray(a + s * rng.standard_normal(a.shape), a.dtype) if _is_float(a) else a, params
+            )
+            outputs.append(self.evaluator.outputs(changed, extra, x))
+        found = predictions_look_squashed(outputs[-1], self.plan.loss.link)
+        if found is not None:
+            raise ModelError(
+                f"The model's outputs have passed a {found} (all within 0 to 1 whatever the parameters), but the loss "
+                f"`{self.plan.loss.name}` takes logits and applies it itself. Remove the final {found} from the model."
+            )
+
+    def run(self) -> Generator[Event, None, str]:
+        """Trains to the end of the budget, or until told to stop; returns the reason."""
+        plan, control = self.plan, self.control
+        pace = Pace(1 if experiments.debugging(self.experiment) else steps.CAPACITY)
+        reporter = Reporter(self.clock)
+        pending: list[tuple[np.ndarray, float]] = []
+        while True:
+            evaluate = bool(plan.eval_steps) and (self.step % plan.eval_steps == 0 or self.step == plan.steps_total)
+            reason = self._reason_to_end()
+            if pending and (evaluate or reason is not None or control.paused or reporter.due()):
+                yield from self._report(pending)
+            if evaluate and control.stop_reason is None:
+                yield self._evaluation()
+                yield from self._evaluator_compilations()
+                evaluate = False
+            if reason is not None:
+                if plan.eval_steps and self.step % plan.eval_steps and self.last_evaluation_s < PATIENCE_S:
+                    if self.step != plan.steps_total:
+                        yield self._evaluation()
+                return reason
+            if control.paused:
+                yield Status(step=self.step, state="paused")
+                control.wait_while_paused()
+                if control.stop_reason is None:
+                    yield Status(step=self.step, state="running", reason="resumed")
+                continue
+            count = min(pace.count, self._steps_until_next_stop())
+            start = perf_counter()
+            values = self._dispatch(count)
+            duration_s = perf_counter() - start
+            pace.update(count, duration_s)
+            pending.append((values, duration_s))
+
+    def _reason_to_end(self) -> str | None:
+        if self.step >= self.plan.steps_total:
+            return ""
+        if self.control.stop_reason is not None:
+            return self.control.stop_reason
+        if self.clock.over(self.last_evaluation_s):
+            return f"the timebox of {self.experiment.timebox_s:g} s is used up"
+        return None
+
+    def _steps_until_next_stop(self) -> int:
+        plan, step = self.plan, self.step
+        until = plan.steps_total - step
+        if plan.eval_steps:
+            until = min(until, plan.eval_steps - step % plan.eval_steps)
+        if self.step_last is not None:
+            place = step % plan.steps_per_epoch
+            until = min(until, self.full_batches - place if place < self.full_batches else 1)
+        return until
+
+    def _dispatch(self, count: int) -> np.ndarray:
+        last = self.step_last is not None and self.step % self.plan.steps_per_epoch >= self.full_batches
+        run = self.step_last if last and self.step_last is not None else self.step_full
+        self.carry, losses = run(self.carry, self.x, self.y, *self.keys, np.int32(count))
+        # Fetching the losses waits for the whole dispatch; they are its only transfer to the host.
+        values = np.asarray(losses)[:count]
+        self.step += count
+        return values
+
+    def _report(self, pending: list[tuple[np.ndarray, float]]) -> Iterator[Event]:
+        losses = np.concatenate([values for values, _ in pending])
+        first_step = self.step - len(losses)
+        yield Losses(
+            step=self.step,
+            first_step=first_step,
+            losses=losses,
+            duration_s=sum(duration for _, duration in pending),
+            dispatches=len(pending),
+        )
+        pending.clear()
+        if not self.diverged and not np.isfinite(losses).all():
+            self.diverged = True
+            bad = int(np.flatnonzero(~np.isfinite(losses))[0])
+            yield Notice(
+                step=first_step + bad,
+                level="warning",
+                text=f"The training loss is {losses[bad]} from step {first_step + bad:,} on. "
+                "Try a smaller --lr; --scale helps where inputs differ much in size.",
+            )
+
+    def _evaluation(self) -> Evaluation:
+        valid = self.experiment.valid
+        assert valid is not None
+        start = perf_counter()
+        scores = self.evaluator.scores(self.carry.params, self.carry.extra, valid, keep=True)
+        self.last_evaluation_s = perf_counter() - start
+        return Evaluation(
+            step=self.step, split="valid", metrics=scores, rows=len(valid), duration_s=self.last_evaluation_s
+        )
+
+    def _evaluator_compilations(self) -> Iterator[Event]:
+        for name, took in self.evaluator.compile_times:
+            yield from _compilation(name, took, "first evaluation", self.step)
+        self.evaluator.compile_times.clear()
+
+    def trained(self) -> Trained:
+        return Trained(self.carry.params, self.carry.extra, self.carry.opt_state, self.step)
+
+
+def _compilation(program: str, took: CompileTime | None, cause: str, step: int = 0) -> Iterator[Event]:
+    if took is not None:
+        yield Compilation(
+            step=step,
+            program=program,
+            trace_s=took.trace_s,
+            lower_s=took.lower_s,
+            compile_s=took.compile_s,
+            planned=True,
+            cause=cause,
+        )
+
+
+def _is_float(leaf: Any) -> bool:
+    return bool(np.issubdtype(leaf.dtype, np.floating))
+
+
+_versions: dict[str, str] = {}
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide the numbers."""
+    if not _versions:
+        _versions["python"] = python_version()
+        for package in VERSIONS_OF:
+            try:
+                _versions[package] = version(package)
+            except PackageNotFoundError:
+                continue
+    return dict(_versions)
+
+
+def _device() -> str:
+    devices = jax.devices()
+    return f"{devices[0].device_kind} ({devices[0].platform})"
+
+

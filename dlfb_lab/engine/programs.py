@@ -1,0 +1,81 @@
+"""Compiled programs: compiled before they are needed, timed, and kept for the next run."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import jax
+
+MOST_KEPT = 64
+
+Compiled = Callable[..., Any]
+_kept: OrderedDict[Hashable, Compiled] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Program:
+    """A function to be compiled.
+
+    Attributes:
+        name: for people, for example "train step".
+        key: programs with equal keys and equal argument shapes are the same.
+        function: a pure function of arrays; it must not hold arrays itself, since programs are kept.
+        donate: positions of the arguments whose memory the results may take over.
+    """
+
+    name: str
+    key: Hashable
+    function: Callable[..., Any]
+    donate: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class CompileTime:
+    """What one compilation took, seconds."""
+
+    trace_s: float
+    lower_s: float
+    compile_s: float
+
+
+def compiled(program: Program, *arguments: Any) -> tuple[Compiled, CompileTime | None]:
+    """Returns the program compiled for arguments of these shapes, and what that took if it was not yet.
+
+    Args:
+        program: what to compile.
+        arguments: example arguments; arrays, or `jax.ShapeDtypeStruct` in their place.
+    """
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        return program.function, None
+    leaves, structure = jax.tree.flatten(arguments)
+    shapes = tuple((tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))) for leaf in leaves)
+    key = (program.name, program.key, structure, shapes, _settings())
+    kept = _kept.get(key)
+    if kept is not None:
+        _kept.move_to_end(key)
+        return kept, None
+    start = perf_counter()
+    traced = jax.jit(program.function, donate_argnums=program.donate).trace(*arguments)
+    traced_at = perf_counter()
+    lowered = traced.lower()
+    lowered_at = perf_counter()
+    _kept[key] = result = lowered.compile()
+    took = CompileTime(traced_at - start, lowered_at - traced_at, perf_counter() - lowered_at)
+    while len(_kept) > MOST_KEPT:
+        _kept.popitem(last=False)
+    return result, took
+
+
+def _settings() -> tuple[Hashable, ...]:
+    """JAX's settings that change what a program computes."""
+    config: Any = jax.config
+    return (
+        config.jax_enable_x64,
+        config.jax_default_matmul_precision,
+        config.jax_threefry_partitionable,
+        str(config.jax_default_device),
+    )

@@ -1,0 +1,195 @@
+"""What is to be predicted: inferred from the targets, and said aloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from dlfb_lab.data.source import Array
+from dlfb_lab.errors import DataError, OptionError, nearest
+
+Kind = Literal["binary", "multiclass", "multilabel", "regression"]
+KINDS: tuple[str, ...] = get_args(Kind)
+MOST_INTEGER_CLASSES = 50
+"""Whole numbers with more distinct values than this are taken for quantities."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model is to learn.
+
+    Attributes:
+        kind: the kind of targets.
+        classes: names of the classes, or of the labels; empty for regression.
+        one_hot: whether the user's classes are one-hot rows.
+        outputs: numbers per row to predict; for classes, how many there are.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    one_hot: bool
+    outputs: int
+    values: tuple[object, ...] = ()
+
+    @property
+    def classifies(self) -> bool:
+        """Whether each row has exactly one class."""
+        return self.kind in ("binary", "multiclass")
+
+    def encode(self, y: Array, what: str = "y") -> Array:
+        """Returns targets as the losses take them.
+
+        Args:
+            y: targets as the user gave them, shape [rows, ...].
+            what: how to call them in a message.
+
+        Returns:
+            Class numbers, shape [rows], int32; or label and regression targets, shape as given, float32.
+
+        Raises:
+            DataError: a class was not among the training targets, or a value is not a finite number.
+        """
+        if self.classifies:
+            return self._encode_classes(y, what)
+        return _numbers(y, what)
+
+    def _encode_classes(self, y: Array, what: str) -> Array:
+        if self.one_hot:
+            if y.ndim != 2 or y.shape[1] != len(self.classes):
+                raise DataError(f"{what} has shape {y.shape}; one-hot rows of {len(self.classes)} classes are needed.")
+            return y.argmax(axis=1).astype(np.int32)
+        number = {value: i for i, value in enumerate(self.values)}
+        flat = _flat(y).tolist()
+        try:
+            return np.fromiter((number[v] for v in flat), np.int32, len(flat))
+        except KeyError as error:
+            raise DataError(
+                f"{what} holds the class {error.args[0]!r}; the known classes are {', '.join(self.classes)}."
+            ) from None
+
+    def describe(self, encoded: Array) -> str:
+        """Returns the task in one sentence, from encoded targets."""
+        rows = f"{len(encoded):,} rows"
+        if self.kind == "binary":
+            share = float((encoded == 1).mean())
+            return f"binary classification: {self.classes[0]} / {self.classes[1]}, {rows}, {share:.0%} {self.classes[1]}"
+        if self.kind == "multiclass":
+            counts = np.bincount(encoded, minlength=len(self.classes))
+            common = int(counts.argmax())
+            shown = ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")
+            share = counts[common] / len(encoded)
+            return (
+                f"multiclass classification: {len(self.classes)} classes ({shown}), {rows}, "
+                f"most frequent {self.classes[common]} with {share:.0%}"
+            )
+        if self.kind == "multilabel":
+            return (
+                f"multilabel classification: {len(self.classes)} labels, {rows}, "
+                f"{encoded.mean() * len(self.classes):.2g} labels a row"
+            )
+        width = f"{self.outputs} values a row, " if self.outputs > 1 else ""
+        return (
+            f"regression: {width}{rows}, targets {encoded.min():.4g} to {encoded.max():.4g}, "
+            f"mean {encoded.mean():.4g}, standard deviation {encoded.std():.4g}"
+        )
+
+
+def infer(y: Array, kind: str | None = None, regression_loss: bool = False) -> Task:
+    """Finds the task that fits the targets of all rows.
+
+    Args:
+        y: targets as the user gave them, shape [rows, ...].
+        kind: what the user says it is; None to look.
+        regression_loss: whether the user chose a loss that only regression takes.
+
+    Raises:
+        OptionError: no task goes by that name.
+        DataError: the targets do not fit the task.
+    """
+    if kind is not None and kind not in KINDS:
+        raise OptionError(f"--task {kind}: there is no such task.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}.")
+    kind = kind or ("regression" if regression_loss and y.dtype.kind in "biuf" else _look(y))
+    if kind == "regression":
+        return Task("regression", (), False, _width(_numbers(y, "y")))
+    if kind == "multilabel":
+        return _multilabel(y)
+    if y.ndim == 2 and y.shape[1] > 1:
+        return _one_hot(y, kind)
+    return _classes(y, kind)
+
+
+def _look(y: Array) -> str:
+    if y.ndim >= 2 and y.shape[1] > 1:
+        binary = y.ndim == 2 and y.dtype.kind in "biuf" and bool(np.isin(y, (0, 1)).all())
+        if not binary:
+            return "regression"
+        return "multiclass" if (y.sum(axis=1) == 1).all() else "multilabel"
+    flat = _flat(y)
+    if flat.dtype.kind == "f":
+        return "binary" if np.isin(flat, (0.0, 1.0)).all() else "regression"
+    distinct = len(np.unique(flat.astype(str) if flat.dtype == object else flat))
+    if flat.dtype.kind in "iu" and distinct > MOST_INTEGER_CLASSES:
+        return "regression"
+    return "binary" if distinct <= 2 else "multiclass"
+
+
+def _classes(y: Array, kind: str) -> Task:
+    flat = _flat(y)
+    if flat.dtype.kind == "f" and not np.isfinite(flat).all():
+        raise DataError(f"y holds {int((~np.isfinite(flat)).sum()):,} values that are NaN or infinity. Drop those rows.")
+    values = sorted(set(flat.tolist()), key=lambda v: (type(v).__name__, v))
+    if len(values) == 1:
+        raise DataError(f"All {len(flat):,} targets are {values[0]!r}: with one class only there is nothing to learn.")
+    numeric = flat.dtype.kind in "iuf"
+    if numeric and [float(v) for v in values] != [float(v) for v in range(len(values))]:
+        whole = values == [float(v) for v in range(int(values[0]), int(values[0]) + len(values))]
+        shown = ", ".join(f"{v:g}" for v in values[:8]) + (", …" if len(values) > 8 else "")
+        fix = f"Subtract {values[0]:g}" if whole else "Number them from 0 (np.unique(y, return_inverse=True)[1])"
+        raise DataError(
+            f"Integer classes must be 0 to {len(values) - 1}, but y holds {shown}. {fix}, give them as strings "
+            "to keep these names, or say --task regression if they are quantities."
+        )
+    if kind == "binary" and len(values) > 2:
+        raise DataError(f"--task binary: y holds {len(values)} classes. Say --task multiclass.")
+    names = tuple(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+    return Task("binary" if kind == "binary" else "multiclass", names, False, len(values), tuple(values))
+
+
+def _one_hot(y: Array, kind: str) -> Task:
+    if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
+        raise DataError(f"--task {kind}: y has shape {y.shape}, but its rows are not one-hot. Give class numbers.")
+    names = tuple(str(i) for i in range(y.shape[1]))
+    if (y.sum(axis=0) == len(y)).any():
+        raise DataError(f"All {len(y):,} targets are one class: there is nothing to learn.")
+    return Task("multiclass", names, True, y.shape[1])
+
+
+def _multilabel(y: Array) -> Task:
+    if y.ndim != 2 or not np.isin(y, (0, 1)).all():
+        raise DataError(f"--task multilabel: y must be rows of 0 and 1, one column a label; its shape is {y.shape}.")
+    return Task("multilabel", tuple(str(i) for i in range(y.shape[1])), False, y.shape[1])
+
+
+def _numbers(y: Array, what: str) -> Array:
+    if y.dtype.kind not in "biuf":
+        try:
+            y = y.astype(np.float64)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{what} holds {y.dtype} values (for example {y.reshape(-1)[0]!r}); this task needs numbers."
+            ) from None
+    finite = np.isfinite(y)
+    if not finite.all():
+        raise DataError(f"{what} holds {int((~finite).sum()):,} values that are NaN or infinity. Drop those rows.")
+    return y.astype(np.float32)
+
+
+def _width(y: Array) -> int:
+    return int(np.prod(y.shape[1:])) if y.ndim > 1 else 1
+
+
+def _flat(y: Array) -> Array:
+    """Class targets of shape [rows, 1] are read as [rows]."""
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y

@@ -1,0 +1,40 @@
+"""The errors that a user is meant to read.
+
+Each message says what is wrong, the value seen, and what to do. In a notebook
+IPython shows the message alone, without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DlfbLabError(Exception):
+    """Base of all errors of this package."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints instead of a traceback."""
+        return [f"\x1b[31m{type(self).__name__}\x1b[0m: {self}"]
+
+
+class DataError(DlfbLabError, ValueError):
+    """The data cannot be trained on as they are."""
+
+
+class ModelError(DlfbLabError, ValueError):
+    """The model cannot be trained as it is, or does not fit the data."""
+
+
+class OptionError(DlfbLabError, ValueError):
+    """An option is unknown, or its value cannot be used."""
+
+
+class StoreError(DlfbLabError, OSError):
+    """A run cannot be found, read or written."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns ' Did you mean …?' for the known word most like `word`, or ''."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean `{found[0]}`?" if found else ""

@@ -1,0 +1,287 @@
+"""The vocabulary of a run: one frozen dataclass per event, and its JSON codec.
+
+Every event has a place on the run's step axis. Journals, widgets and the server
+all speak this vocabulary; `labextension/core/events.ts` is generated from it by
+`labextension/generate_events.py`.
+
+NaN and infinity are encoded on purpose: scalars as the strings "NaN",
+"Infinity" and "-Infinity", blocks of losses as base64 of their raw bits.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+import time
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, Union
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA = 1
+"""Version of the vocabulary. A reader skips the kinds and fields that it does not know."""
+
+State = Literal["compiling", "running", "paused", "finished", "stopped", "failed"]
+ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
+
+FloatBlock = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened to a run.
+
+    Attributes:
+        step: updates applied when it happened; its place on the step axis.
+        time_s: when it happened, Unix time in seconds.
+    """
+
+    kind: ClassVar[str] = ""
+    step: int
+    time_s: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """The plan of a run, every default made visible.
+
+    Attributes:
+        version: the vocabulary's version.
+        run_id: the run's folder name, unique in its store.
+        name: the user's name for the run.
+        task: binary, multiclass, multilabel or regression.
+        task_sentence: the task said aloud, for people.
+        classes: names of the classes or labels; empty for regression.
+        model: the model's name.
+        model_kind: which adapter trains it, for example "linen".
+        parameter_count: scalar parameters in the model.
+        steps_total: updates planned.
+        steps_per_epoch: updates per pass over the training rows.
+        batch_size: rows per update.
+        evaluations_total: evaluations planned.
+        monitor: the history column whose best is kept, for example "valid/loss"; empty when there is none.
+        monitor_mode: whether a small or a large monitored value is better.
+        rows: rows per split part ("train", "valid", "test").
+        split_hash: identifies which rows are in which part.
+        settings: every option of the run, by name.
+        versions: of Python and of the packages that matter.
+        device: what the run is trained on.
+        source: the cell that started it, when known.
+    """
+
+    kind: ClassVar[str] = "run_started"
+    version: int = SCHEMA
+    run_id: str
+    name: str
+    task: str
+    task_sentence: str
+    classes: list[str]
+    model: str
+    model_kind: str
+    parameter_count: int
+    steps_total: int
+    steps_per_epoch: int
+    batch_size: int
+    evaluations_total: int
+    monitor: str
+    monitor_mode: Literal["min", "max"]
+    rows: dict[str, int]
+    split_hash: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    device: str
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Event):
+    """The scores of a simple method: a horizontal line on the charts of a split.
+
+    Attributes:
+        name: for example "majority class".
+        split: the part it was scored on.
+        metrics: scores by metric name, "loss" among them.
+    """
+
+    kind: ClassVar[str] = "baseline"
+    name: str
+    split: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses(Event):
+    """The training losses of one or more dispatches.
+
+    Attributes:
+        first_step: step of the first value. The loss at step s was computed with s updates applied.
+        losses: shape [count]; float32 or float64.
+        stride: 1 in a journal; in a shortened copy each value is the mean of this many steps.
+        duration_s: wall time spent training these steps, without evaluation, pauses or compilation.
+        dispatches: programs launched for them.
+    """
+
+    kind: ClassVar[str] = "losses"
+    first_step: int
+    losses: FloatBlock
+    stride: int = 1
+    duration_s: float
+    dispatches: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Event):
+    """The scores of the model, at a step, on one part of the data.
+
+    Attributes:
+        split: "valid", "test", or the name the user gave to other data.
+        metrics: scores by metric name, "loss" among them.
+        rows: rows that were scored.
+        duration_s: wall time it took.
+        look: how many times the test part has now been looked at; 0 for other parts.
+    """
+
+    kind: ClassVar[str] = "evaluation"
+    split: str
+    metrics: dict[str, float]
+    rows: int
+    duration_s: float
+    look: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compilation(Event):
+    """A program was compiled.
+
+    Attributes:
+        program: which one, for example "train step".
+        trace_s: Python tracing, seconds.
+        lower_s: lowering to StableHLO, seconds.
+        compile_s: XLA, seconds.
+        planned: whether the plan foresaw it.
+        cause: why, for people.
+    """
+
+    kind: ClassVar[str] = "compilation"
+    program: str
+    trace_s: float
+    lower_s: float
+    compile_s: float
+    planned: bool
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Event):
+    """The run entered a state.
+
+    Attributes:
+        state: the state entered.
+        reason: why, for people; may be empty.
+    """
+
+    kind: ClassVar[str] = "status"
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something the user should know.
+
+    Attributes:
+        level: "info", or "warning" where the result may suffer.
+        text: one or two sentences: what, the value seen, what to do.
+    """
+
+    kind: ClassVar[str] = "notice"
+    level: Literal["info", "warning"]
+    text: str
+
+
+KINDS: dict[str, type[Event]] = {
+    cls.kind: cls for cls in (RunStarted, Baseline, Losses, Evaluation, Compilation, Status, Notice)
+}
+
+
+class Sink(Protocol):
+    """Whoever listens to a run."""
+
+    def put(self, event: Event) -> None:
+        """Takes one event. May raise: the run reports it once and lets the sink go."""
+
+    def close(self) -> None:
+        """Called once, after the last event."""
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """Returns the event as JSON values that every strict parser reads."""
+    values = {f.name: _encode(getattr(event, f.name)) for f in dataclasses.fields(event)}
+    return {"kind": event.kind, **values}
+
+
+def from_json(values: dict[str, Any]) -> Event | None:
+    """Returns the event that `to_json` wrote, or None for a kind of a newer vocabulary.
+
+    Raises:
+        KeyError, TypeError, ValueError: the values are not an event.
+    """
+    cls = KINDS.get(values["kind"])
+    if cls is None:
+        return None
+    hints = _hints(cls)
+    return cls(**{name: _decode(values[name], hints[name]) for name in hints if name in values})
+
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_BLOCK_TYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8")}
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    if isinstance(value, np.ndarray):
+        code = "f8" if value.dtype.itemsize > 4 else "f4"
+        return f"{code}:{base64.b64encode(value.astype(_BLOCK_TYPES[code]).tobytes()).decode('ascii')}"
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, dict):
+        return {str(key): _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any, hint: Any) -> Any:
+    if hint is float:
+        return _NON_FINITE[value] if isinstance(value, str) else float(value)
+    if hint == FloatBlock:
+        code, _, text = value.partition(":")
+        return np.frombuffer(base64.b64decode(text, validate=True), _BLOCK_TYPES[code])
+    origin = typing.get_origin(hint)
+    if origin is dict:
+        item_hint = typing.get_args(hint)[1]
+        return {key: _decode(item, item_hint) for key, item in value.items()}
+    if origin is list:
+        item_hint = typing.get_args(hint)[0]
+        return [_decode(item, item_hint) for item in value]
+    if origin in (Union, types.UnionType):
+        return None if value is None else _decode(value, typing.get_args(hint)[0])
+    return value
+
+
+_hint_cache: dict[type[Event], dict[str, Any]] = {}
+
+
+def _hints(cls: type[Event]) -> dict[str, Any]:
+    if cls not in _hint_cache:
+        hints = typing.get_type_hints(cls)
+        _hint_cache[cls] = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    return _hint_cache[cls]

@@ -1,0 +1,179 @@
+"""A run's folder: the truth about a run, from which every view is drawn.
+
+    <store>/<run id>/events.jsonl            what training wrote, one event a line
+    <store>/<run id>/events-<writer>.jsonl   what was added later, one file a writer
+    <store>/<run id>/split.npz               which rows are in which part
+    <store>/<run id>/preparation.json        what `predict` needs to know about the data
+
+Files are only ever appended to, in whole lines. A line that a killed process
+left unfinished is skipped on reading; the rest is intact.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from dlfb_lab.errors import StoreError, nearest
+from dlfb_lab.events import Event, RunStarted, from_json, to_json
+
+EVENTS = "events.jsonl"
+
+
+class Journal:
+    """Appends to one file of a run's folder. It is a sink.
+
+    Attributes:
+        path: the run's folder.
+    """
+
+    def __init__(self, path: Path, file_name: str = EVENTS) -> None:
+        self.path = path
+        self._file: IO[bytes] = open(path / file_name, "a+b", buffering=0)  # noqa: SIM115 - closed by close()
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")
+
+    def put(self, event: Event) -> None:
+        """Appends one event in a single write.
+
+        Raises:
+            OSError: the disk is full or the folder is gone.
+        """
+        line = json.dumps(to_json(event), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        written = self._file.write(line)
+        if written != len(line):
+            raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}")
+
+    def close(self) -> None:
+        """Closes the file after it has reached the disk."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+
+def default_store() -> Path:
+    """Returns the folder that `DLFB_STORE` names, else `dlfb_runs` in the working folder."""
+    return Path(os.environ.get("DLFB_STORE") or "dlfb_runs")
+
+
+def create(store: Path, name: str) -> Journal:
+    """Makes a new run folder, unique whatever the name, and opens its journal.
+
+    Raises:
+        StoreError: the folder cannot be made or written.
+    """
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40] or "run"
+    path = Path(store).expanduser() / f"{slug}-{stamp}-{secrets.token_hex(2)}"
+    try:
+        path.mkdir(parents=True)
+        return Journal(path)
+    except OSError as error:
+        raise StoreError(f"The store `{store}` cannot be written ({error.strerror or error}).") from error
+
+
+def append_later(path: Path, event: Event) -> None:
+    """Adds an event to a run that another writer trained.
+
+    Raises:
+        StoreError: the run's folder cannot be written.
+    """
+    try:
+        journal = Journal(path, f"events-{secrets.token_hex(4)}.jsonl")
+        journal.put(event)
+        journal.close()
+    except OSError as error:
+        raise StoreError(f"The run in `{path}` cannot be added to ({error.strerror or error}).") from error
+
+
+def read(path: Path) -> list[Event]:
+    """Returns all events of a run: training's in the order written, then later additions by time.
+
+    Raises:
+        StoreError: there is no readable journal.
+    """
+    try:
+        events = list(_read_file(path / EVENTS))
+        later = [event for file in path.glob("events-*.jsonl") for event in _read_file(file)]
+    except OSError as error:
+        raise StoreError(f"No run can be read in `{path}` ({error.strerror or error}).") from error
+    return events + sorted(later, key=lambda event: event.time_s)
+
+
+def _read_file(path: Path) -> Iterator[Event]:
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                event = from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue
+            if event is not None:
+                yield event
+
+
+def read_started(path: Path) -> RunStarted | None:
+    """Returns the plan of the run in a folder, or None where it is not a run."""
+    try:
+        return next((e for e in _read_file(path / EVENTS) if isinstance(e, RunStarted)), None)
+    except OSError:
+        return None
+
+
+def list_runs(store: Path) -> list[tuple[Path, RunStarted]]:
+    """Returns the folders of a store that hold runs, with their plans, oldest first."""
+    if not store.is_dir():
+        return []
+    found = [(path, started) for path in store.iterdir() if (started := read_started(path)) is not None]
+    return sorted(found, key=lambda pair: pair[1].time_s)
+
+
+def find(store: Path, run: str) -> Path:
+    """Returns the folder of a run, given its id or a name that only one run has.
+
+    Raises:
+        StoreError: no run, or more than one, goes by that name.
+    """
+    found = list_runs(store)
+    matches = [path for path, started in found if path.name == run or started.run_id == run]
+    matches = matches or [path for path, started in found if started.name == run]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        ids = ", ".join(path.name for path in matches)
+        raise StoreError(f"{len(matches)} runs are named `{run}`: {ids}. Give one of these ids.")
+    known = [path.name for path, _ in found]
+    hint = nearest(run, known) or (f" The latest is `{known[-1]}`." if known else " The store holds no runs.")
+    raise StoreError(f"There is no run `{run}` in `{store}`.{hint}")
+
+
+def write_split(path: Path, parts: Mapping[str, np.ndarray]) -> None:
+    """Keeps which rows are in which part: int64 row numbers by part name."""
+    np.savez_compressed(path / "split.npz", allow_pickle=False, **parts)
+
+
+def read_split(path: Path) -> dict[str, np.ndarray]:
+    """Returns what `write_split` kept."""
+    with np.load(path / "split.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_preparation(path: Path, preparation: Mapping[str, Any]) -> None:
+    """Keeps what `predict` must do to new data, as JSON."""
+    text = json.dumps(preparation, allow_nan=False, indent=1)
+    (path / "preparation.json").write_text(text, encoding="utf-8")
+
+
+def read_preparation(path: Path) -> dict[str, Any]:
+    """Returns what `write_preparation` kept; empty where nothing was."""
+    file = path / "preparation.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
