@@ -83,7 +83,7 @@ $(BIN)/pip:
 
 # Each set of packages contains the one before it, so pip only adds what is missing.
 $(VENV)/lab.stamp: pyproject.toml | $(BIN)/pip
-	@$(STEP) 'build tools' $(PIP) hatchling hatch-jupyter-builder
+	@$(STEP) 'build tools' $(PIP) hatchling hatch-jupyter-builder editables
 	@$(STEP) 'Python packages' $(PIP) -e '.[lab]'
 	@touch $@
 
