@@ -97,7 +97,9 @@ def _type(hint: object, field: str) -> str:
         return f"{_type(args[0], field)}[]"
     if origin is dict:
         return f"Record<string, {_type(args[1], field)}>"
-    raise TypeError(f"no TypeScript type is known for {hint!r} (field {field!r}): add it to {Path(__file__).name}")
+    raise TypeError(
+        f"no TypeScript type is known for {hint!r} (field {field!r}): add it to {Path(__file__).name}"
+    )
 
 
 def _quote(text: str) -> str:
@@ -110,7 +112,10 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         if TARGET.exists() and TARGET.read_text(encoding="utf-8") == source:
             return 0
-        print(f"{TARGET.relative_to(ROOT)} is out of date: run python labextension/generate_events.py", file=sys.stderr)
+        print(
+            f"{TARGET.relative_to(ROOT)} is out of date: run python labextension/generate_events.py",
+            file=sys.stderr,
+        )
         return 1
     TARGET.write_text(source, encoding="utf-8")
     return 0

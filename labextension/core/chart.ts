@@ -134,7 +134,12 @@ export class Chart {
       series: [{}, { paths: () => null, points: { show: false } }],
       axes: [
         { ...axis, incrs: WHOLE_STEPS, size: 20, space: small ? 44 : 56 },
-        { ...axis, size: (_, values) => axisWidth(values, small), space: small ? 22 : 30 },
+        {
+          ...axis,
+          size: (_, values) => axisWidth(values, small),
+          space: small ? 22 : 30,
+          ...(this.log ? { filter: logLabels } : {}),
+        },
       ],
       cursor: {
         y: false,
@@ -217,6 +222,17 @@ export class Chart {
     this.hooks.zoom([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
     plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
   }
+}
+
+/** Labels on a logarithmic axis: the powers of ten, and 2 and 5 between them while there is room. */
+function logLabels(plot: uPlot, splits: number[]): (number | null)[] {
+  const { min = 1, max = 10 } = plot.scales.y;
+  const digits = max / min > 200 ? ["1"] : ["1", "2", "5"];
+  return splits.map((split) => (digits.includes(split.toExponential(0)[0]) && isRound(split) ? split : null));
+}
+
+function isRound(x: number): boolean {
+  return Math.abs(Number(x.toExponential(0)) / x - 1) < 1e-6;
 }
 
 function axisWidth(values: string[] | null, small: boolean): number {

@@ -61,6 +61,7 @@ class Dashboard {
       this.schedule();
     });
     this.loss.node.querySelector(".dlfb-plot")?.append(this.scale, this.empty);
+    this.small.hidden = true;
     this.grid.append(this.loss.node, this.small);
     const folds = el("div", "dlfb-folds");
     const [warned, scores, ...foldOuts] = this.panes.map((pane) => pane.node);

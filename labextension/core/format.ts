@@ -56,7 +56,8 @@ export function clock(seconds: number): string {
 
 /** Time still to come, in whole seconds: its tenths are not known. */
 export function remaining(seconds: number): string {
-  return seconds > 0 && seconds < 1 ? "under 1 s" : duration(Math.round(seconds));
+  if (seconds < 1) return "under 1 s";
+  return seconds < 59.5 ? `${Math.round(seconds)} s` : duration(seconds);
 }
 
 export function plural(n: number, noun: string): string {

@@ -1,0 +1,60 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { decodeLosses, evaluationsOf, hasEnded } from "../../labextension/core/runState";
+import { evaluation, goldenEvents, losses, plan, stateOf } from "./runs";
+
+test("the golden journal adds up to its run", () => {
+  const state = stateOf(goldenEvents());
+  assert.equal(state.plan?.name, "golden <run>");
+  assert.equal(state.state, "failed");
+  assert.equal(state.reason, "the loss is NaN");
+  assert.ok(hasEnded(state));
+  assert.equal(state.step, 60);
+  assert.equal(state.losses.length, 60);
+  assert.equal(evaluationsOf(state, "valid").length, 3);
+  assert.equal(evaluationsOf(state, "test")[0].look, 1);
+  assert.equal(state.compilations.length, 2);
+  assert.equal(state.notices.length, 2);
+  assert.equal(state.baselines[0].metrics.accuracy, 0.5);
+});
+
+test("an evaluation that is NaN is kept and is never the best", () => {
+  const state = stateOf(goldenEvents());
+  assert.ok(Number.isNaN(evaluationsOf(state, "valid")[2].metrics.loss));
+  assert.deepEqual(state.best, { column: "valid/loss", value: 0.4, step: 40 });
+});
+
+test("the best of a monitor to be maximised is the largest", () => {
+  const state = stateOf([
+    plan({ monitor: "valid/accuracy", monitor_mode: "max" }),
+    ...[0.5, 0.9, 0.7].map((accuracy, i) => evaluation(10 * i, { metrics: { accuracy } })),
+    evaluation(40, { split: "test", metrics: { accuracy: 1 } }),
+  ]);
+  assert.deepEqual(state.best, { column: "valid/accuracy", value: 0.9, step: 10 });
+});
+
+test("the first loss that is not finite is remembered", () => {
+  assert.equal(stateOf(goldenEvents()).losses.firstNonFiniteStep, 50);
+});
+
+test("kinds that are not known are skipped", () => {
+  const odd = [{ kind: "from_the_future", step: 3 }, { kind: 7, step: 1 }, { step: 1 }, null, 4, "losses", []];
+  assert.deepEqual(stateOf([plan(), ...odd]), stateOf([plan()]));
+});
+
+test("losses of steps already known replace them", () => {
+  const state = stateOf([losses(0, [1, 2, 3, 4]), losses(2, [7])]);
+  assert.deepEqual(
+    [0, 1, 2].map((i) => state.losses.valueAt(i)),
+    [1, 2, 7],
+  );
+  assert.equal(state.losses.endStep, 3);
+});
+
+test("both widths of a block are read, and others refused", () => {
+  const bytes = new Uint8Array(Float32Array.from([0.5, NaN, -Infinity]).buffer);
+  assert.deepEqual([...decodeLosses(`f4:${btoa(String.fromCharCode(...bytes))}`)], [0.5, NaN, -Infinity]);
+  assert.deepEqual([...decodeLosses(losses(0, [0.1, Infinity]).losses)], [0.1, Infinity]);
+  assert.throws(() => decodeLosses("f2:AAA="), /f4/);
+});
