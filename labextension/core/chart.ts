@@ -219,7 +219,8 @@ export class Chart {
   private select(plot: uPlot): void {
     const { left, width } = plot.select;
     if (width < 6) return;
-    this.hooks.zoom([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
+    const span: Span = [Math.max(0, plot.posToVal(left, "x")), plot.posToVal(left + width, "x")];
+    if (span[1] - span[0] >= 1) this.hooks.zoom(span);
     plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
   }
 }

@@ -37,7 +37,8 @@ class Dashboard {
   private syncKey = `dlfb-${++mounted}`;
   private loss: Plot;
   private metrics: Plot[] = [];
-  private scale = hook("button", "log", "dlfb-toggle");
+  private scale = toggle("log", "log", "logarithmic loss axis");
+  private unzoom = toggle("unzoom", "whole run", "show all steps again");
   private empty = el("div", "dlfb-empty");
   private log = false;
   private zoom: Span | null = null;
@@ -53,14 +54,16 @@ class Dashboard {
     this.header = new Header(store);
     this.loss = this.plot("loss");
     this.loss.node.classList.add("dlfb-loss");
-    this.scale.type = "button";
-    this.scale.textContent = "log";
-    this.scale.title = "logarithmic loss axis";
     this.scale.addEventListener("click", () => {
       this.log = !this.log;
       this.schedule();
     });
-    this.loss.node.querySelector(".dlfb-plot")?.append(this.scale, this.empty);
+    this.unzoom.addEventListener("click", () => {
+      this.zoomTo(null);
+    });
+    const tools = el("div", "dlfb-tools");
+    tools.append(this.unzoom, this.scale);
+    this.loss.node.querySelector(".dlfb-plot")?.append(tools, this.empty);
     this.small.hidden = true;
     this.grid.append(this.loss.node, this.small);
     const folds = el("div", "dlfb-folds");
@@ -144,6 +147,7 @@ class Dashboard {
   private drawLoss(state: RunState, palette: Palette): void {
     const { chart, head } = this.loss;
     const possible = canBeLogarithmic(state);
+    this.unzoom.hidden = this.zoom === null;
     this.scale.hidden = !possible;
     this.scale.ariaPressed = String(this.log);
     const content = lossContent(state, this.zoom, this.log && possible, Math.max(50, chart.width - 60));
@@ -169,6 +173,11 @@ class Dashboard {
     chart.draw(metricContent(state, metric, this.zoom), palette);
   }
 
+  private zoomTo(span: Span | null): void {
+    this.zoom = span;
+    this.schedule();
+  }
+
   private plot(metric: string): Plot {
     const node = el("div", "dlfb-chart");
     const head = el("div", "dlfb-chart-head");
@@ -177,12 +186,19 @@ class Dashboard {
     const chart = new Chart(canvas, this.syncKey, {
       describe: (step, reach) => describe(this.store.state, metric, step, reach),
       zoom: (span) => {
-        this.zoom = span;
-        this.schedule();
+        this.zoomTo(span);
       },
     });
     return { metric, node, head, chart };
   }
+}
+
+function toggle(name: string, text: string, title: string): HTMLButtonElement {
+  const button = hook("button", name, "dlfb-toggle");
+  button.type = "button";
+  button.textContent = text;
+  button.title = title;
+  return button;
 }
 
 type Entry = [color: "train" | "valid" | "other", name: string, value: number];

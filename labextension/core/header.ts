@@ -36,6 +36,7 @@ export class Header {
     status.setAttribute("role", "status");
     status.setAttribute("aria-live", "polite");
     status.append(this.badge, this.reason);
+    this.hint.ariaLive = "polite";
     const controls = el("span", "dlfb-controls");
     controls.append(this.hint, ...this.buttons.map(({ button }) => button));
     const top = el("div", "dlfb-top");
@@ -72,15 +73,14 @@ export class Header {
   }
 
   private updateControls(): void {
-    const { state, controls, pending } = this.store;
-    const ended = hasEnded(state);
+    const { state, controls, pending, isLive } = this.store;
     const paused = state.state === "paused";
     for (const { action, button } of this.buttons) {
       const fits = action === "pause" ? !paused : action === "resume" ? paused : true;
-      button.hidden = ended || !fits || !controls.includes(action) || pending === action || pending === "stop";
+      button.hidden = !isLive || !fits || !controls.includes(action) || pending === action || pending === "stop";
     }
     const alone = controls.length === 0 ? "interrupt the cell to stop and keep" : "";
-    setText(this.hint, ended ? "" : pending === null ? alone : PENDING[pending]);
+    setText(this.hint, !isLive ? "" : pending === null ? alone : PENDING[pending]);
   }
 }
 

@@ -19,7 +19,7 @@ export class RunStore {
   controls: readonly Action[] = [];
   /** asked for and not yet seen in the run's state */
   pending: Action | null = null;
-  /** this page's clock, in ms, when the last live event came; NaN when all came from a snapshot */
+  /** this page's clock, in ms, when the engine's side was last heard; NaN while all there is was saved earlier */
   heardAt_ms = NaN;
   private count = 0;
   private awaitingSnapshot = false;
@@ -51,10 +51,11 @@ export class RunStore {
   }
 
   /** Starts anew from these events; `count` is the number in the run's sequence that a shortened copy stands for. */
-  replace(events: readonly unknown[], count = events.length): void {
+  replace(events: readonly unknown[], count: number, now_ms: number): void {
     this.state = emptyState();
     this.count = count;
     this.awaitingSnapshot = false;
+    this.heardAt_ms = now_ms;
     for (const event of events) this.take(event);
     this.changed();
   }
@@ -63,7 +64,7 @@ export class RunStore {
   restore(events: readonly unknown[]): void {
     if (events.length === 0 || lastStep(events) < this.state.step) return;
     // A kernel's copy can be older than the events that overtook it; its sequence number must not go back.
-    this.replace(events, Math.max(this.count, events.length));
+    this.replace(events, Math.max(this.count, events.length), this.heardAt_ms);
   }
 
   offer(title: string, controls: readonly string[]): void {
@@ -72,8 +73,13 @@ export class RunStore {
     this.changed();
   }
 
+  /** Whether somebody is there to hear an action: a saved notebook, opened without its kernel, never says a word. */
+  get isLive(): boolean {
+    return !Number.isNaN(this.heardAt_ms) && !hasEnded(this.state);
+  }
+
   request(action: Action): void {
-    if (!this.controls.includes(action) || hasEnded(this.state)) return;
+    if (!this.controls.includes(action) || !this.isLive) return;
     this.pending = action;
     this.channel.control(action);
     this.changed();

@@ -6,6 +6,7 @@ import type { AnyModel, InitializeProps, RenderProps } from "@anywidget/types";
 import "uplot/dist/uPlot.min.css";
 import "../core/theme.css";
 import { mountDashboard } from "../core/dashboard";
+import { hasEnded } from "../core/runState";
 import { RunStore } from "../core/runStore";
 
 interface Traits extends Record<string, unknown> {
@@ -50,6 +51,8 @@ function createStore(model: AnyModel<Traits>): RunStore {
   });
   store.restore(model.get("snapshot"));
   store.offer(model.get("title"), model.get("controls"));
+  // The answer tells whether a kernel is still behind a run that was saved before its end.
+  if (store.state.plan !== null && !hasEnded(store.state)) model.send({ type: "snapshot" });
   return store;
 }
 
@@ -66,7 +69,7 @@ function listen(model: AnyModel<Traits>, store: RunStore): () => void {
     if (message.type === "events" && typeof message.first === "number") {
       store.append(message.first, events, performance.now());
     } else if (message.type === "snapshot") {
-      store.replace(events, typeof message.next === "number" ? message.next : events.length);
+      store.replace(events, typeof message.next === "number" ? message.next : events.length, performance.now());
     }
   };
   model.on("change:snapshot", restore);

@@ -40,7 +40,7 @@ test("after a gap a snapshot is asked for once, and the view goes on meanwhile",
   assert.equal(requests(), 1);
   assert.equal(store.state.step, 40);
   assert.equal(store.state.losses.length, 30);
-  store.replace(blocks);
+  store.replace(blocks, 5, 0);
   assert.equal(store.state.losses.length, 40);
   store.append(9, [], 0);
   assert.equal(requests(), 2);
@@ -48,7 +48,7 @@ test("after a gap a snapshot is asked for once, and the view goes on meanwhile",
 
 test("a shortened snapshot says how many events it stands for", () => {
   const { store, requests } = talk();
-  store.replace([plan(), losses(0, [0, 0], { stride: 10 })], 3);
+  store.replace([plan(), losses(0, [0, 0], { stride: 10 })], 3, 0);
   store.append(3, blocks.slice(3), 0);
   assert.equal(requests(), 0);
   assert.equal(store.state.step, 40);
@@ -98,6 +98,21 @@ test("listeners hear of changes until they leave", () => {
   const leave = store.subscribe(() => heard++);
   store.append(0, blocks, 0);
   leave();
-  store.replace(blocks);
+  store.replace(blocks, 5, 0);
   assert.equal(heard, 1);
+});
+
+test("a saved copy offers no action until the engine's side is heard", () => {
+  const { store, actions } = talk();
+  store.offer("", ["stop"]);
+  store.restore([plan()]);
+  store.request("stop");
+  assert.ok(!store.isLive);
+  assert.deepEqual(actions, []);
+  store.replace([plan()], 1, 5);
+  assert.ok(store.isLive);
+  store.restore([plan(), losses(0, [1])]);
+  assert.ok(store.isLive);
+  store.append(2, [{ kind: "status", step: 1, time_s: 1, state: "finished", reason: "" }], 6);
+  assert.ok(!store.isLive);
 });
