@@ -238,7 +238,7 @@ def from_json(values: dict[str, Any]) -> Event | None:
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_BLOCK_TYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8")}
+_BLOCK_TYPES: dict[str, np.dtype[np.floating[Any]]] = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8")}
 
 
 def _encode(value: Any) -> Any:

@@ -28,7 +28,12 @@ class Split:
 
 
 def divide(
-    rows: int, *, fractions: Mapping[str, float], seed: int, classes: Array | None = None, groups: Array | None = None
+    rows: int,
+    *,
+    fractions: Mapping[str, float],
+    seed: int,
+    classes: Array | None = None,
+    groups: Array | None = None,
 ) -> dict[str, Array]:
     """Holds out the given fractions of the rows at random.
 

@@ -56,9 +56,7 @@ def read_table(data: Any, target: str | None, groups: Any) -> Examples | None:
     table = data.drop(columns=dropped)
     if not len(table.columns):
         raise DataError(f"The table has no column beside {' and '.join(dropped)} to predict from.")
-    return Examples(
-        x=features(table), y=target_array(data[target]), features=list(table.columns), groups=group_values
-    )
+    return Examples(x=features(table), y=target_array(data[target]), features=list(table.columns), groups=group_values)
 
 
 def features(table: pd.DataFrame) -> Array:

@@ -107,6 +107,7 @@ class _Training:
         self.clock = Clock(experiment.timebox_s)
         self.step = 0
         self.diverged = False
+        self.evaluated_at = -1
         self.last_evaluation_s = 0.0
 
     def started(self, run_id: str) -> RunStarted:
@@ -144,7 +145,11 @@ class _Training:
         constant = baseline_outputs(e.task, p.loss.link, e.train.y, len(part), p.output_shape)
         yield Baseline(
             step=0,
-            name="mean" if e.task.kind == "regression" else "class frequency" if e.task.kind == "multilabel" else "majority class",
+            name="mean"
+            if e.task.kind == "regression"
+            else "class frequency"
+            if e.task.kind == "multilabel"
+            else "majority class",
             split=split,
             metrics=self.evaluator.score_outputs(constant, part.y),
         )
@@ -183,7 +188,9 @@ class _Training:
             self.step_last, took = self._training_program(p.remainder, order_length)
             why = "the loss is your own" if p.loss.own else "the model keeps statistics across rows"
             yield from _compilation(
-                "train step, last batch", took, f"the last batch of an epoch has {p.remainder:,} rows, and {why}"
+                "train step, last batch",
+                took,
+                f"the last batch of an epoch has {p.remainder:,} rows, and {why}",
             )
 
     def _training_program(self, batch: int, order_length: int) -> tuple[Compiled, CompileTime | None]:
@@ -214,7 +221,8 @@ class _Training:
             if predictions_look_squashed(outputs[-1], self.plan.loss.link) is None:
                 return
             changed = jax.tree.map(
-                lambda a, s=scale: np.asarray(a + s * rng.standard_normal(a.shape), a.dtype) if _is_float(a) else a, params
+                lambda a, s=scale: np.asarray(a + s * rng.standard_normal(a.shape), a.dtype) if _is_float(a) else a,
+                params,
             )
             outputs.append(self.evaluator.outputs(changed, extra, x))
         found = predictions_look_squashed(outputs[-1], self.plan.loss.link)
@@ -226,23 +234,19 @@ class _Training:
 
     def run(self) -> Generator[Event, None, str]:
         """Trains to the end of the budget, or until told to stop; returns the reason."""
-        plan, control = self.plan, self.control
+        control = self.control
         pace = Pace(1 if experiments.debugging(self.experiment) else steps.CAPACITY)
         reporter = Reporter(self.clock)
         pending: list[tuple[np.ndarray, float]] = []
         while True:
-            evaluate = bool(plan.eval_steps) and (self.step % plan.eval_steps == 0 or self.step == plan.steps_total)
             reason = self._reason_to_end()
+            evaluate = self._evaluation_due(reason)
             if pending and (evaluate or reason is not None or control.paused or reporter.due()):
                 yield from self._report(pending)
-            if evaluate and control.stop_reason is None:
+            if evaluate:
                 yield self._evaluation()
                 yield from self._evaluator_compilations()
-                evaluate = False
             if reason is not None:
-                if plan.eval_steps and self.step % plan.eval_steps and self.last_evaluation_s < PATIENCE_S:
-                    if self.step != plan.steps_total:
-                        yield self._evaluation()
                 return reason
             if control.paused:
                 yield Status(step=self.step, state="paused")
@@ -265,6 +269,13 @@ class _Training:
         if self.clock.over(self.last_evaluation_s):
             return f"the timebox of {self.experiment.timebox_s:g} s is used up"
         return None
+
+    def _evaluation_due(self, reason: str | None) -> bool:
+        if not self.plan.eval_steps or self.evaluated_at == self.step:
+            return False
+        if reason is None:
+            return self.step % self.plan.eval_steps == 0
+        return self.control.stop_reason is None or self.last_evaluation_s < PATIENCE_S
 
     def _steps_until_next_stop(self) -> int:
         plan, step = self.plan, self.step
@@ -310,6 +321,7 @@ class _Training:
         valid = self.experiment.valid
         assert valid is not None
         start = perf_counter()
+        self.evaluated_at = self.step
         scores = self.evaluator.scores(self.carry.params, self.carry.extra, valid, keep=True)
         self.last_evaluation_s = perf_counter() - start
         return Evaluation(
@@ -360,5 +372,3 @@ def versions() -> dict[str, str]:
 def _device() -> str:
     devices = jax.devices()
     return f"{devices[0].device_kind} ({devices[0].platform})"
-
-

@@ -70,7 +70,7 @@ def huber(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 def softmax_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross-entropy of logits, shape [rows, classes], with class numbers, shape [rows]."""
-    return optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets)
+    return jnp.asarray(optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets))
 
 
 def sigmoid_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -80,12 +80,12 @@ def sigmoid_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 def kl_divergence(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """KL(targets || softmax(outputs)), Kullback and Leibler (1951); targets: rows of probabilities."""
-    return optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets)
+    return jnp.asarray(optax.losses.kl_divergence(jax.nn.log_softmax(outputs), targets))
 
 
 def cosine_similarity(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Minus the cosine of the angle between outputs and targets, as in Keras: -1 is best."""
-    return -optax.losses.cosine_similarity(outputs, targets, epsilon=1e-7)
+    return jnp.asarray(-optax.losses.cosine_similarity(outputs, targets, epsilon=1e-7))
 
 
 REGRESSION: dict[str, tuple[Callable[[jax.Array, jax.Array], jax.Array], Link]] = {
@@ -95,7 +95,12 @@ REGRESSION: dict[str, tuple[Callable[[jax.Array, jax.Array], jax.Array], Link]] 
     "kl_divergence": (kl_divergence, "softmax"),
     "cosine_similarity": (cosine_similarity, "identity"),
 }
-CROSS_ENTROPY = ("cross_entropy", "categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy")
+CROSS_ENTROPY = (
+    "cross_entropy",
+    "categorical_crossentropy",
+    "sparse_categorical_crossentropy",
+    "binary_crossentropy",
+)
 ALIASES = {
     "mse": "mean_squared_error",
     "mae": "mean_absolute_error",
@@ -132,7 +137,7 @@ def choose(loss: str | Callable[..., Any] | None, task: Task, output_shape: tupl
     if name in REGRESSION:
         if task.kind != "regression":
             raise OptionError(
-                f"--loss {loss}: the task is {task.kind} classification. Say --task regression, or --loss cross_entropy."
+                f"--loss {loss}: the task is {task.kind}. Say --task regression, or --loss cross_entropy."
             )
         function, link = REGRESSION[name]
         return Loss(name, function, link)
@@ -170,7 +175,9 @@ def _call_own(function: Callable[..., Any], target_first: bool, outputs: jax.Arr
     return jnp.asarray(function(targets, outputs) if target_first else function(outputs, targets))
 
 
-def target_shape(task: Task, link: Link, output_shape: tuple[int, ...], encoded_shape: tuple[int, ...]) -> tuple[int, ...]:
+def target_shape(
+    task: Task, link: Link, output_shape: tuple[int, ...], encoded_shape: tuple[int, ...]
+) -> tuple[int, ...]:
     """Returns the shape the targets must take beside these outputs, so that nothing is broadcast.
 
     Args:

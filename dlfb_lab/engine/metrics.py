@@ -69,7 +69,8 @@ class Predictions:
         """Counts, shape [true classes, predicted classes]."""
         count = self.task.outputs
         joint = self.targets.astype(np.int64) * count + self.predicted
-        return np.bincount(joint, minlength=count * count).reshape(count, count).astype(np.float64)
+        counts = np.bincount(joint, minlength=count * count)
+        return np.asarray(counts.reshape(count, count), np.float64)
 
     @cached_property
     def label_counts(self) -> tuple[Array, Array, Array]:
@@ -88,7 +89,10 @@ class Predictions:
             yield self.targets == 1, self.scores[:, 1]
         else:
             for i in range(self.task.outputs):
-                yield (self.targets == i if self.task.classifies else self.targets[:, i] == 1), self.scores[:, i]
+                yield (
+                    (self.targets == i if self.task.classifies else self.targets[:, i] == 1),
+                    self.scores[:, i],
+                )
 
     @property
     def columns(self) -> Iterable[tuple[Array, Array]]:
@@ -104,7 +108,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def _ratio(part: Any, whole: Any) -> Array:
     whole = np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0))
 
 
 def accuracy(p: Predictions) -> float:
@@ -317,7 +321,9 @@ def _own(function: Callable[..., Any]) -> Metric:
         try:
             return float(value)
         except (TypeError, ValueError):
-            raise OptionError(f"--metrics {name}: it must return one number, and returned {type(value).__name__}.") from None
+            raise OptionError(
+                f"--metrics {name}: it must return one number, and returned {type(value).__name__}."
+            ) from None
 
     return Metric(name, call, KINDS)
 

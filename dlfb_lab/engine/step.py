@@ -48,8 +48,8 @@ class Carry(NamedTuple):
 def start(params: PyTree, extra: PyTree, opt_state: PyTree, order_length: int) -> Carry:
     """Returns the carry before the first step."""
     # Each counter is an array of its own: a donated buffer must not appear twice.
-    zeros = (jax.device_put(np.zeros((), np.int32)) for _ in range(3))
-    return Carry(params, extra, opt_state, *zeros, jax.device_put(np.zeros(order_length, np.int32)))
+    step, row, epoch = (jax.device_put(np.zeros((), np.int32)) for _ in range(3))
+    return Carry(params, extra, opt_state, step, row, epoch, jax.device_put(np.zeros(order_length, np.int32)))
 
 
 def training_program(
@@ -81,7 +81,9 @@ def training_program(
     """
     update = optax.with_extra_args_support(optimizer).update
 
-    def batch_loss(params: PyTree, extra: PyTree, x: PyTree, y: jax.Array, counts: jax.Array | None, rng: jax.Array) -> Any:
+    def batch_loss(
+        params: PyTree, extra: PyTree, x: PyTree, y: jax.Array, counts: jax.Array | None, rng: jax.Array
+    ) -> Any:
         outputs, extra = apply(params, extra, x, rng, True)
         values = loss.function(outputs, y.reshape(y.shape[0], *target_shape))
         if counts is None:
@@ -114,7 +116,9 @@ def training_program(
             params, extra, opt_state, carry.step + 1, jnp.where(over, 0, row), carry.epoch + over, order
         ), value
 
-    def steps(carry: Carry, x: PyTree, y: jax.Array, order_key: jax.Array, step_key: jax.Array, count: jax.Array) -> Any:
+    def steps(
+        carry: Carry, x: PyTree, y: jax.Array, order_key: jax.Array, step_key: jax.Array, count: jax.Array
+    ) -> Any:
         def body(i: jax.Array, loop: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
             carry, values = loop
             carry, value = one_step(carry, x, y, order_key, step_key)

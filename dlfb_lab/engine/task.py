@@ -59,7 +59,7 @@ class Task:
         if self.one_hot:
             if y.ndim != 2 or y.shape[1] != len(self.classes):
                 raise DataError(f"{what} has shape {y.shape}; one-hot rows of {len(self.classes)} classes are needed.")
-            return y.argmax(axis=1).astype(np.int32)
+            return np.asarray(np.argmax(y, axis=1), np.int32)
         number = {value: i for i, value in enumerate(self.values)}
         flat = _flat(y).tolist()
         try:
@@ -74,7 +74,9 @@ class Task:
         rows = f"{len(encoded):,} rows"
         if self.kind == "binary":
             share = float((encoded == 1).mean())
-            return f"binary classification: {self.classes[0]} / {self.classes[1]}, {rows}, {share:.0%} {self.classes[1]}"
+            return (
+                f"binary classification: {self.classes[0]} / {self.classes[1]}, {rows}, {share:.0%} {self.classes[1]}"
+            )
         if self.kind == "multiclass":
             counts = np.bincount(encoded, minlength=len(self.classes))
             common = int(counts.argmax())
@@ -138,7 +140,9 @@ def _look(y: Array) -> str:
 def _classes(y: Array, kind: str) -> Task:
     flat = _flat(y)
     if flat.dtype.kind == "f" and not np.isfinite(flat).all():
-        raise DataError(f"y holds {int((~np.isfinite(flat)).sum()):,} values that are NaN or infinity. Drop those rows.")
+        raise DataError(
+            f"y holds {int((~np.isfinite(flat)).sum()):,} values that are NaN or infinity. Drop those rows."
+        )
     values = sorted(set(flat.tolist()), key=lambda v: (type(v).__name__, v))
     if len(values) == 1:
         raise DataError(f"All {len(flat):,} targets are {values[0]!r}: with one class only there is nothing to learn.")

@@ -13,7 +13,13 @@ import jax
 from dlfb_lab.errors import ModelError
 from dlfb_lab.models.model import Model, PyTree, hashable
 
-TRAIN_FLAGS = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+TRAIN_FLAGS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
 """Argument names that say whether this is training, and the value that means it is."""
 
 
@@ -79,7 +85,13 @@ def train_flags(function: Any) -> dict[str, bool]:
 
 
 def linen_apply(
-    apply_fn: Any, flags: dict[str, bool], params: PyTree, extra: PyTree, x: PyTree, rng: jax.Array, train: bool
+    apply_fn: Any,
+    flags: dict[str, bool],
+    params: PyTree,
+    extra: PyTree,
+    x: PyTree,
+    rng: jax.Array,
+    train: bool,
 ) -> tuple[Any, PyTree]:
     """Calls a linen `apply` with its flags, keys and mutable collections; returns outputs and collections."""
     arguments: dict[str, Any] = {name: value is train for name, value in flags.items()}

@@ -48,7 +48,13 @@ class TrainStateModel:
 
 
 def plain_apply(
-    apply_fn: Any, flags: dict[str, bool], params: PyTree, extra: PyTree, x: PyTree, rng: jax.Array, train: bool
+    apply_fn: Any,
+    flags: dict[str, bool],
+    params: PyTree,
+    extra: PyTree,
+    x: PyTree,
+    rng: jax.Array,
+    train: bool,
 ) -> tuple[Any, PyTree]:
     """Calls an `apply_fn` that is the user's own function of variables and inputs."""
     arguments = {name: value is train for name, value in flags.items()}

@@ -1,0 +1,53 @@
+"""Deep learning in the notebook, honest and fast.
+
+Importing this package imports neither jax nor anything of Jupyter: the names
+below are fetched when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlfb_lab.api import open_run, runs, train
+    from dlfb_lab.errors import DataError, DlfbLabError, ModelError, OptionError, StoreError
+    from dlfb_lab.run import Run
+
+__version__ = "0.1.0"
+__all__ = [
+    "DataError",
+    "DlfbLabError",
+    "ModelError",
+    "OptionError",
+    "Run",
+    "StoreError",
+    "open_run",
+    "runs",
+    "train",
+]
+
+_HOME = {
+    "Run": "dlfb_lab.run",
+    **dict.fromkeys(("open_run", "runs", "train"), "dlfb_lab.api"),
+    **dict.fromkeys(("DataError", "DlfbLabError", "ModelError", "OptionError", "StoreError"), "dlfb_lab.errors"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dlfb_lab' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Registers the magics; IPython calls this for `%load_ext dlfb_lab`."""
+    from dlfb_lab.magics import register
+
+    register(shell)

@@ -1,0 +1,182 @@
+"""The functions behind the public names. They pick the sinks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from dlfb_lab import assemble, journal
+from dlfb_lab.assemble import TrainRequest
+from dlfb_lab.data.source import Array
+from dlfb_lab.engine import loop
+from dlfb_lab.engine.control import interrupts_stop
+from dlfb_lab.errors import StoreError
+from dlfb_lab.events import Sink
+from dlfb_lab.record import Record
+from dlfb_lab.run import Run, Session
+from dlfb_lab.views import bundle, summary
+
+
+def train(
+    model: Any,
+    data: Any,
+    *,
+    target: str | None = None,
+    task: str | None = None,
+    loss: str | Callable[..., Any] | None = None,
+    metrics: str | Callable[..., Any] | Iterable[str | Callable[..., Any]] | None = None,
+    valid: Any = None,
+    test: Any = None,
+    groups: Any = None,
+    scale: bool = False,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | Literal["full"] | None = None,
+    optimizer: Any = None,
+    lr: float | None = None,
+    seed: int = 0,
+    eval_every: int | None = None,
+    name: str | None = None,
+    timebox: str | float | None = None,
+    store: str | Path | None = None,
+    background: bool = False,
+    debug: bool = False,
+) -> Run:
+    """Trains a model, shows it live, and keeps the run on disk.
+
+    Args:
+        model: a Flax linen module, a Flax `TrainState`, or `(apply, params)` for a function `apply(params, x)`.
+        data: `(x, y)` of arrays, shape [rows, ...]; a dict of arrays; or a DataFrame with `target`.
+        target: the column or key to predict.
+        task: "binary", "multiclass", "multilabel" or "regression"; inferred from the targets when left out.
+        loss: a name or a function of (y_true, y_pred); by default what suits the task.
+        metrics: names or functions of (y_true, y_pred); by default what suits the task.
+        valid: fraction of the rows to evaluate on while training, or a set like `data`.
+        test: fraction of the rows that training never touches, or a set like `data`.
+        groups: a column's name or what each row belongs to, shape [rows]; a group is never divided.
+        scale: whether to standardise inputs with the training rows' statistics.
+        epochs: passes over the training rows; 20 if neither `epochs` nor `steps` is given.
+        steps: updates, instead of epochs.
+        batch_size: rows per update, or "full"; 32 by default.
+        optimizer: an optax name or object; Adam by default.
+        lr: learning rate; 1e-3 by default (0.01 for sgd).
+        seed: of the split, the initial parameters, the order of rows, and dropout.
+        eval_every: epochs (steps, if `steps` is given) between evaluations.
+        name: what to call the run.
+        timebox: when to stop in any case: seconds, or text such as "10m".
+        store: folder to keep the run in; `dlfb_runs` in the working folder by default.
+        background: whether to return at once and train in a thread.
+        debug: whether to run steps without jit.
+
+    Returns:
+        The run. An interrupt stops it, and returns it with what it has.
+
+    Raises:
+        DataError: the data cannot be trained on as they are.
+        ModelError: the model cannot be trained, or does not fit the data.
+        OptionError: an option cannot be used.
+    """
+    return train_request(TrainRequest(**locals()))
+
+
+def train_request(request: TrainRequest) -> Run:
+    """Trains what was asked for; see `train`."""
+    session, rows_of = assemble.session(request)
+    experiment, control = session.experiment, session.control
+    kept, notices = _keep(request, session, rows_of)
+    run_id = kept.path.name if kept is not None else experiment.name
+    run = Run(Record(), None if kept is None else kept.path, session)
+    asked = {"pause": control.pause, "resume": control.resume, "stop": control.stop}
+    views = bundle.open_view(run, (lambda action: asked[action]()) if request.background else None)
+    sinks: list[Sink] = [*([kept] if kept is not None else []), *views]
+    experiment = replace(experiment, notices=(*notices, *experiment.notices))
+    events = loop.train(experiment, session.plan, control, session.evaluator, run_id)
+    if not request.background:
+        with interrupts_stop(control):
+            run.train(events, sinks)
+        return run
+
+    def drive() -> None:
+        try:
+            run.train(events, sinks)
+        except Exception:
+            # Nobody is there to catch it here: the run keeps it, and its view shows it.
+            return
+
+    threading.Thread(target=drive, name=f"train {run_id}", daemon=True).start()
+    return run
+
+
+def _keep(
+    request: TrainRequest, session: Session, rows_of: dict[str, Array]
+) -> tuple[journal.Journal | None, list[tuple[Literal["info", "warning"], str]]]:
+    """Makes the run's folder; where that fails, training goes on without one."""
+    name = session.experiment.name
+    store = journal.default_store() if request.store is None else Path(request.store).expanduser()
+    try:
+        same = sum(started.name == name for _, started in journal.list_runs(store)) if request.name else 0
+        kept = journal.create(store, name)
+        journal.write_split(kept.path, rows_of)
+        journal.write_preparation(
+            kept.path,
+            {
+                "features": session.feature_names,
+                "classes": list(session.experiment.task.classes),
+                "scaling": session.scaling.to_json() if session.scaling is not None else None,
+            },
+        )
+    except (StoreError, OSError) as error:
+        said = str(error).rstrip(".")
+        return None, [("warning", f"{said}. Nothing of this run is kept on disk. Give another folder with --store.")]
+    if same:
+        others = "another run is" if same == 1 else f"{same} more runs are"
+        return kept, [("info", f"In this store {others} named `{name}`. All are kept; this one is `{kept.path.name}`.")]
+    return kept, []
+
+
+class Runs(list[Run]):
+    """Runs, oldest first; shown as a table."""
+
+    def __repr__(self) -> str:
+        return "\n".join(repr(run) for run in self) or "no runs"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(run.id)}</td><td>{escape(summary.headline(run.record, run.status))}</td></tr>"
+            for run in self
+        )
+        return f"<table><thead><tr><th>id</th><th>run</th></tr></thead><tbody>{rows}</tbody></table>"
+
+
+def runs(store: str | Path | None = None) -> Runs:
+    """Lists the runs of a store, oldest first.
+
+    Args:
+        store: its folder; `dlfb_runs` in the working folder by default.
+    """
+    return Runs(_opened(journal.default_store() if store is None else Path(store).expanduser()))
+
+
+def _opened(store: Path) -> Iterator[Run]:
+    for path, _ in journal.list_runs(store):
+        yield Run.open(path)
+
+
+def open_run(run: str | Path, store: str | Path | None = None) -> Run:
+    """Opens a run that was trained before, in this kernel or another: all but unsaved parameters is there.
+
+    Args:
+        run: its id, a name that only one run has, or its folder.
+        store: the folder to look in; `dlfb_runs` in the working folder by default.
+
+    Raises:
+        StoreError: there is no such run.
+    """
+    folder = journal.default_store() if store is None else Path(store).expanduser()
+    if (Path(run) / journal.EVENTS).exists():
+        return Run.open(Path(run))
+    return Run.open(journal.find(folder, str(run)))

@@ -1,0 +1,154 @@
+"""Turns a magic's line into arguments. Knows no shell.
+
+The line is split at white space outside brackets and quotes, so `model (x, y)` is
+two Python expressions. Options stand anywhere: `--name value`, `--name=value`.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dlfb_lab.errors import DlfbLabError, OptionError, nearest
+from dlfb_lab.options import Option
+
+_OPEN, _CLOSE = "([{", ")]}"
+
+
+def split(line: str, at: str = "") -> list[str]:
+    """Splits a line outside brackets and quotes: at white space, or at the one character given.
+
+    Raises:
+        OptionError: a bracket or a quote is not closed.
+    """
+    words: list[str] = []
+    word, quote, i = "", "", 0
+    depth: list[str] = []
+    while i < len(line):
+        character = line[i]
+        if quote:
+            word += character
+            if character == "\\" and i + 1 < len(line):
+                i += 1
+                word += line[i]
+            elif character == quote:
+                quote = ""
+        elif (not depth) and (character == at if at else character.isspace()):
+            words.append(word)
+            word = ""
+        else:
+            word += character
+            if character in "\"'":
+                quote = character
+            elif character in _OPEN:
+                depth.append(_CLOSE[_OPEN.index(character)])
+            elif character in _CLOSE and (not depth or depth.pop() != character):
+                raise OptionError(f"`{character}` closes nothing in: {line.strip()}")
+        i += 1
+    if quote:
+        raise OptionError(f"The quote {quote} is not closed in: {line.strip()}")
+    if depth:
+        raise OptionError(f"A bracket is not closed (missing `{depth[-1]}`) in: {line.strip()}")
+    return [w for w in [*words, word] if w]
+
+
+def parse(line: str, options: Sequence[Option]) -> tuple[list[str], dict[str, str | bool]]:
+    """Splits a line into positional words and options.
+
+    Returns:
+        The words that belong to no option, and each option's text by keyword; True for a flag.
+
+    Raises:
+        OptionError: an option is unknown, given twice, or lacks its value.
+    """
+    known = {o.name: o for o in options}
+    positional: list[str] = []
+    found: dict[str, str | bool] = {}
+    words = split(line)
+    i = 0
+    while i < len(words):
+        word = words[i]
+        i += 1
+        if not word.startswith("--"):
+            positional.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        option = known.get(name.replace("_", "-"))
+        if option is None:
+            raise OptionError(f"--{name}: there is no such option.{nearest(name, known)} Help: %dlfb_train?")
+        if option.keyword in found:
+            raise OptionError(f"--{name} is given twice.")
+        if option.takes == "flag":
+            if equals:
+                raise OptionError(f"--{name} takes no value.")
+            found[option.keyword] = True
+            continue
+        if not equals:
+            if i >= len(words) or words[i].startswith("--"):
+                raise OptionError(f"--{name} needs a value: --{name} {option.meta}")
+            value = words[i]
+            i += 1
+        found[option.keyword] = value
+    return positional, found
+
+
+def evaluate(text: str, namespace: Mapping[str, Any]) -> Any:
+    """Evaluates a Python expression in the user's namespace.
+
+    Raises:
+        OptionError: it is not an expression, a name does not exist, or evaluating it fails.
+    """
+    try:
+        code = compile(text, "<expression>", "eval")
+    except SyntaxError:
+        raise OptionError(f"`{text}` is not a Python expression.") from None
+    try:
+        return eval(code, {"__builtins__": builtins.__dict__, **namespace})
+    except NameError as error:
+        name = getattr(error, "name", None) or str(error)
+        hint = nearest(name, [n for n in namespace if not n.startswith("_")])
+        raise OptionError(f"The name `{name}` does not exist.{hint}") from None
+    except DlfbLabError:
+        raise
+    except Exception as error:
+        raise OptionError(f"`{text}` failed: {type(error).__name__}: {error}") from error
+
+
+def value_of(option: Option, text: str, evaluated: Callable[[str], Any], columns: Sequence[str]) -> Any:
+    """Returns an option's value from its text.
+
+    Args:
+        option: which option.
+        text: as it stood in the line.
+        evaluated: evaluates an expression.
+        columns: names of the data's columns or keys.
+
+    Raises:
+        OptionError: it is neither a known name nor an expression.
+    """
+    if option.takes == "text":
+        return _unquoted(text)
+    if option.takes == "column" and _unquoted(text) in columns:
+        return _unquoted(text)
+    if option.takes == "names":
+        return [_name_or_value(word.strip(), evaluated) for word in split(text, ",")]
+    if option.takes == "choice":
+        return _name_or_value(text, evaluated)
+    return evaluated(text)
+
+
+def _name_or_value(text: str, evaluated: Callable[[str], Any]) -> Any:
+    """A bare word that names nothing in the namespace is left as a name, for whoever knows the names."""
+    if _unquoted(text) != text:
+        return _unquoted(text)
+    try:
+        return evaluated(text)
+    except OptionError:
+        if text.replace("-", "_").isidentifier():
+            return text
+        raise
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text

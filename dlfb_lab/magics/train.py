@@ -1,0 +1,107 @@
+"""`%dlfb_train` and `%%dlfb_train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+
+from dlfb_lab.errors import OptionError
+from dlfb_lab.magics.arguments import evaluate, parse, value_of
+from dlfb_lab.options import TRAIN, Option
+
+if TYPE_CHECKING:
+    from dlfb_lab.run import Run
+
+INTO = Option("into", "text", "variable to bind the run to, for %%dlfb_train", "NAME")
+
+HELP = """Trains a model, shows it live, and keeps the run on disk.
+
+    %load_ext dlfb_lab
+    run = %dlfb_train MODEL DATA [options]
+
+MODEL   a Flax linen module, a Flax TrainState, or (apply, params) for a function apply(params, x)
+DATA    (x, y) of arrays, a dict of arrays, or a pandas DataFrame with --target NAME
+        Both are Python expressions; one that holds spaces must stand in brackets.
+
+%%dlfb_train MODEL DATA [options]   runs the cell's body first, and keeps its source with the run
+
+Options
+{options}
+
+Examples
+    run = %dlfb_train MLP((32, 1)) (x, y) --valid 0.2 --scale
+    run = %dlfb_train model cells --target diagnosis --valid 0.2 --test 0.2 --epochs 60
+    run = %dlfb_train state (x, y) --batch-size full --epochs 150
+    run = %dlfb_train (apply, params) (x, y) --loss mse --optimizer sgd --lr 0.1 --metrics mae,r2
+
+Afterwards
+    run.history            losses and scores, a DataFrame indexed by step
+    run.predict(x)         class names, or values
+    run.evaluate("test")   scores on the rows that training never touched; looks are counted
+    run.plot()  run.cite()  run.params  run.state
+    dlfb_lab.runs()  dlfb_lab.open_run(id)
+
+Interrupt the kernel to stop and keep what there is; interrupt twice within 2 s to raise.
+"""
+
+
+def help_text() -> str:
+    """Returns the magic's help, its options from the table that the code uses."""
+    rows = [(f"--{o.name} {o.meta}".rstrip(), o.help) for o in (*TRAIN, INTO)]
+    width = max(len(left) for left, _ in rows)
+    return HELP.format(options="\n".join(f"    {left:<{width}}  {right}" for left, right in rows))
+
+
+@magics_class
+class TrainMagic(Magics):
+    """Holds the magic, as IPython wants it."""
+
+    @no_var_expand
+    @line_cell_magic
+    def dlfb_train(self, line: str, cell: str | None = None) -> Run | None:
+        """Replaced below by the help."""
+        shell: Any = self.shell
+        words, found = parse(line, (*TRAIN, INTO))
+        if len(words) != 2:
+            raise OptionError(_positional_problem(words))
+        if cell is not None:
+            result = shell.run_cell(cell, store_history=False)
+            if not result.success:
+                return None
+        namespace = shell.user_ns
+
+        def evaluated(text: str) -> Any:
+            return evaluate(text, namespace)
+
+        model, data = evaluated(words[0]), evaluated(words[1])
+        columns = [str(c) for c in (data.keys() if hasattr(data, "keys") else ())]
+        into = found.pop("into", None)
+        options: dict[str, Any] = {
+            o.keyword: text if isinstance(text, bool) else value_of(o, text, evaluated, columns)
+            for o in TRAIN
+            if (text := found.get(o.keyword)) is not None
+        }
+
+        from dlfb_lab import api
+        from dlfb_lab.assemble import TrainRequest
+
+        source = cell if cell is not None else f"%dlfb_train {line}"
+        run = api.train_request(TrainRequest(model=model, data=data, source=source, **options))
+        if into is not None:
+            namespace[str(into)] = run
+        return run
+
+
+def _positional_problem(words: list[str]) -> str:
+    if not words:
+        return "What is to be trained, and on what? Say: %dlfb_train MODEL DATA, for example %dlfb_train model (x, y)."
+    if len(words) == 1:
+        return f"`{words[0]}` is the model; the data are missing. Say: %dlfb_train {words[0]} (x, y)."
+    return (
+        f"Two expressions are expected, the model and the data; found {len(words)}: {', '.join(words)}. "
+        "Put an expression that holds spaces in brackets."
+    )
+
+
+TrainMagic.dlfb_train.__doc__ = help_text()

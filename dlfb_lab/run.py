@@ -1,0 +1,348 @@
+"""What the user holds in a hand after training."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlfb_lab import journal
+from dlfb_lab.cite import methods_paragraph
+from dlfb_lab.data.scaling import Scaling
+from dlfb_lab.data.source import Array, Inputs, inputs_array
+from dlfb_lab.data.tables import features, is_table
+from dlfb_lab.errors import DataError, DlfbLabError, OptionError, StoreError
+from dlfb_lab.events import ENDED, Evaluation, Event, Notice, Sink
+from dlfb_lab.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dlfb_lab.engine.control import Control
+    from dlfb_lab.engine.evaluation import Evaluator, Part
+    from dlfb_lab.engine.experiment import Experiment, Plan
+    from dlfb_lab.engine.loop import Trained
+
+presenters: dict[str, Callable[..., Any]] = {}
+"""How a run is drawn, by name. The views put themselves here, since a run knows none of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What a run needs in the kernel that trains it, beyond its journal.
+
+    Attributes:
+        experiment: what was asked for.
+        plan: how it runs.
+        evaluator: computes outputs and scores.
+        control: how it is told to stop.
+        parts: rows by part name, encoded and scaled.
+        read: reads new data in the form the user gave the training data in.
+        scaling: what inputs are standardised with, if they are.
+        feature_names: the columns a table of new inputs must have; empty where there are none.
+    """
+
+    experiment: Experiment
+    plan: Plan
+    evaluator: Evaluator
+    control: Control
+    parts: dict[str, Part]
+    read: Callable[[Any], Part]
+    scaling: Scaling | None
+    feature_names: list[str]
+
+
+class Run:
+    """A training run: its history, its trained parameters, and what can be asked of them.
+
+    Attributes:
+        record: what its events say.
+        path: its folder; None where it could not be kept.
+        dashboard: the live view as a widget; None where there is none.
+        shown_in: number of the cell whose output has the live view; None where there is none.
+    """
+
+    def __init__(self, record: Record, path: Path | None, session: Session | None = None) -> None:
+        self.record = record
+        self.path = path
+        self.dashboard: Any = None
+        self._session = session
+        self._trained: Trained | None = None
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+        self._sinks: list[Sink] = []
+        self.shown_in: int | None = None
+        if session is None:
+            self._over.set()
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Reads a run from its folder.
+
+        Raises:
+            StoreError: there is no run in it.
+        """
+        record = Record(journal.read(path))
+        if record.started is None:
+            raise StoreError(f"`{path}` holds no run: its journal has no beginning.")
+        return cls(record, path)
+
+    def train(self, events: Any, sinks: Sequence[Sink]) -> None:
+        """Pulls events from a training generator and hands each to the sinks.
+
+        Raises:
+            DlfbLabError: training could not go on.
+            KeyboardInterrupt: the user interrupted twice.
+        """
+        self._sinks = [self.record, *sinks]
+        try:
+            while True:
+                self._put(next(events))
+        except StopIteration as end:
+            self._trained = end.value
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._over.set()
+            for sink in list(self._sinks):
+                self._guarded(sink, sink.close)
+
+    def _put(self, event: Event) -> None:
+        for sink in list(self._sinks):
+            self._guarded(sink, sink.put, event)
+
+    def _guarded(self, sink: Sink, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception as error:  # a view or a full disk must not end training
+            if sink in self._sinks:
+                self._sinks.remove(sink)
+            what = "The journal" if isinstance(sink, journal.Journal) else f"A view ({type(sink).__name__})"
+            text = f"{what} failed and was let go ({type(error).__name__}: {error}). Training goes on."
+            self._put(Notice(step=self.record.step, level="warning", text=text))
+
+    @property
+    def id(self) -> str:
+        """The run's name in its store, unique there."""
+        return self.record.started.run_id if self.record.started else ""
+
+    @property
+    def name(self) -> str:
+        """The name the user gave it."""
+        return (
+            self._session.experiment.name if self._session else self.record.started.name if self.record.started else ""
+        )
+
+    @property
+    def status(self) -> str:
+        """compiling, running, paused, finished, stopped or failed; interrupted where its kernel died."""
+        state = self.record.status.state if self.record.status else "compiling"
+        return state if state in ENDED or self._session is not None else "interrupted"
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A table indexed by step: `epoch`, `train/loss` of every step, `valid/loss`, `valid/<metric>`.
+
+        The training loss at step s was computed with s updates applied.
+        """
+        return self.record.history()
+
+    @property
+    def params(self) -> Any:
+        """The trained parameters, a pytree."""
+        return self._finished().params
+
+    @property
+    def state(self) -> Any:
+        """The trained state in the model's own type: for a `TrainState`, one with the new values in it."""
+        trained = self._finished()
+        model = self._live().experiment.model
+        return model.finish(trained.params, trained.extra, trained.opt_state, trained.step)
+
+    def predict(self, x: Any) -> Array:
+        """Predicts new rows, scaled as the training rows were.
+
+        Args:
+            x: inputs, shape [rows, ...], or a DataFrame with the feature columns.
+
+        Returns:
+            Class names, shape [rows]; or 0/1 labels, shape [rows, labels]; or values, shape [rows, ...].
+
+        Raises:
+            StoreError: this kernel does not have the run's parameters.
+            DataError: the inputs do not fit.
+        """
+        said = self._predictions(x)
+        task = self._live().experiment.task
+        if task.classifies:
+            values: Array = np.asarray(task.values if task.values else range(task.outputs))
+            return np.asarray(values[said.predicted])
+        return np.asarray(said.predicted if task.kind == "multilabel" else said.scores)
+
+    def predict_proba(self, x: Any) -> Array:
+        """Predicts probabilities: shape [rows, classes], columns as in `classes`; or [rows, labels].
+
+        Raises:
+            OptionError: the task is regression.
+            StoreError: this kernel does not have the run's parameters.
+        """
+        if self._live().experiment.task.kind == "regression":
+            raise OptionError("A regression has no probabilities. Use predict.")
+        return np.asarray(self._predictions(x).scores)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes or labels; empty for regression."""
+        return list(self.record.started.classes) if self.record.started else []
+
+    def _predictions(self, x: Any) -> Any:
+        from dlfb_lab.engine.metrics import Predictions
+
+        trained, session = self._finished(), self._live()
+        inputs = _inputs(x, session)
+        _check_shapes(inputs, session.parts["train"].x)
+        outputs = session.evaluator.outputs(trained.params, trained.extra, inputs)
+        return Predictions(np.zeros(0, np.int64), outputs, session.experiment.task, session.plan.loss.link)
+
+    def evaluate(self, data: Any) -> dict[str, float]:
+        """Scores the trained model, and keeps the scores with the run.
+
+        Args:
+            data: "train", "valid", "test", or other data in the form the training data had.
+
+        Returns:
+            The loss and every metric, by name.
+
+        Raises:
+            OptionError: the run has no such part.
+            StoreError: this kernel does not have the run's parameters.
+        """
+        from time import perf_counter
+
+        trained, session = self._finished(), self._live()
+        if isinstance(data, str):
+            if data not in session.parts:
+                known = ", ".join(session.parts)
+                raise OptionError(f"The run has no part `{data}`; it has {known}. Say --{data} 0.2 when training.")
+            split, part = data, session.parts[data]
+        else:
+            split, part = "data", session.read(data)
+            _check_shapes(part.x, session.parts["train"].x)
+        start = perf_counter()
+        scores = session.evaluator.scores(trained.params, trained.extra, part)
+        session.evaluator.compile_times.clear()
+        look = self._looks() + 1 if split == "test" else 0
+        event = Evaluation(
+            step=trained.step,
+            split=split,
+            metrics=scores,
+            rows=len(part),
+            duration_s=perf_counter() - start,
+            look=look,
+        )
+        self.record.put(event)
+        if self.path is not None:
+            journal.append_later(self.path, event)
+        if look:
+            print(f"test set: {_ordinal(look)} look")  # noqa: T201 - a look is said aloud
+        return scores
+
+    def _looks(self) -> int:
+        events = self.record.events
+        if self.path is not None:
+            with contextlib.suppress(StoreError):
+                events = journal.read(self.path)
+        return sum(1 for e in events if isinstance(e, Evaluation) and e.split == "test")
+
+    def stop(self) -> None:
+        """Stops a run in the background after its current dispatch, and keeps what it has."""
+        self._live().control.stop("stopped by run.stop()")
+
+    def pause(self) -> None:
+        """Holds a run in the background."""
+        self._live().control.pause()
+
+    def resume(self) -> None:
+        """Lets a paused run go on."""
+        self._live().control.resume()
+
+    def wait(self, timeout_s: float | None = None) -> Run:
+        """Waits until a run in the background is over, or the time is up, and returns the run."""
+        self._over.wait(timeout_s)
+        return self
+
+    def plot(self) -> Any:
+        """Draws losses and metrics; returns a matplotlib Figure."""
+        return presenters["plot"](self.record)
+
+    def cite(self) -> str:
+        """Returns a methods paragraph to paste: model, data, split, settings, versions and scores."""
+        if self.record.started is None:
+            raise StoreError("The run has no beginning yet.")
+        return methods_paragraph(self.record, self.status)
+
+    def split(self) -> dict[str, Array]:
+        """Returns the row numbers of each part, int64, as they were written down."""
+        if self.path is None:
+            raise StoreError("The run was not kept, so its split was not written down.")
+        return journal.read_split(self.path)
+
+    def _live(self) -> Session:
+        if self._session is None:
+            raise StoreError(
+                f"The parameters of `{self.id}` were not saved, and it was trained in another kernel. "
+                "Its history and scores are here; to predict, train it again."
+            )
+        return self._session
+
+    def _finished(self) -> Trained:
+        self._live()
+        if not self._over.is_set():
+            raise DlfbLabError(f"The run is still {self.status}. Wait for it with run.wait(), or run.stop() it.")
+        if self._trained is None:
+            why = f": {self._error}" if self._error is not None else ""
+            raise DlfbLabError(f"The run has {self.status} and left no parameters{why}.")
+        return self._trained
+
+    def __repr__(self) -> str:
+        return str(presenters["line"](self.record, self.status)) if presenters else f"<Run {self.id} {self.status}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return dict(presenters["bundle"](self))
+
+
+def _inputs(x: Any, session: Session) -> Inputs:
+    if is_table(x):
+        names = session.feature_names
+        missing = [n for n in names if n not in x.columns]
+        if missing:
+            raise DataError(f"The table has no column `{missing[0]}`, which the model was trained on.")
+        inputs: Inputs = features(x[names] if names else x)
+    elif isinstance(x, dict):
+        inputs = {str(k): inputs_array(v, f"x[{k!r}]") for k, v in x.items()}
+    else:
+        inputs = inputs_array(x, "x")
+    return inputs if session.scaling is None else session.scaling.apply(inputs)
+
+
+def _check_shapes(x: Inputs, like: Inputs) -> None:
+    given = x if isinstance(x, dict) else {"x": x}
+    wanted = like if isinstance(like, dict) else {"x": like}
+    if set(given) != set(wanted):
+        raise DataError(f"The inputs are {', '.join(given)}; the model was trained on {', '.join(wanted)}.")
+    for name, array in wanted.items():
+        if given[name].shape[1:] != array.shape[1:]:
+            raise DataError(
+                f"{name} has shape {given[name].shape}; the model was trained on rows of shape {array.shape[1:]}."
+            )
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -1,0 +1,1 @@
+"""How a run is shown. Each live view is a sink."""

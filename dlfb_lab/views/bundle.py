@@ -1,0 +1,118 @@
+"""A cell's output: one bundle that holds the live widget, the static outcome, and plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dlfb_lab.events import Sink
+from dlfb_lab.record import Record
+from dlfb_lab.run import Run, presenters
+from dlfb_lab.views import figures, summary, svg
+from dlfb_lab.views.console import ConsoleView, OutputView
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def outcome(record: Record, status: str) -> dict[str, Any]:
+    """Returns a run's outcome as HTML with its chart, as SVG, and as text."""
+    return {
+        "text/plain": summary.text(record, status),
+        "text/html": summary.html(record, status),
+        "image/svg+xml": svg.draw(record),
+    }
+
+
+def open_view(run: Run, control: Callable[[str], None] | None) -> list[Sink]:
+    """Shows a run that is about to start, as well as the place allows.
+
+    Args:
+        run: the run; it gets a `dashboard` where there are widgets.
+        control: what the buttons call; None where no message can arrive while training goes on.
+
+    Returns:
+        The sinks that keep the view up to date.
+    """
+    shell = _shell()
+    if not _has_output(shell):
+        return [ConsoleView()]
+    from IPython.display import display
+
+    widget = _widget_view(run, control) if _has_widgets(shell) else None
+    live = (
+        {WIDGET: _reference(widget.dashboard), "text/plain": f"{run.name or 'run'}: live view"}
+        if widget
+        else {"text/plain": "starting"}
+    )
+    handle = display(live, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    if handle is None:
+        return [ConsoleView()]
+
+    def update(data: dict[str, Any]) -> None:
+        handle.update(data, raw=True)
+
+    run.shown_in = shell.execution_count
+    if widget is None:
+        return [OutputView(update), _Outcome(update, {})]
+    run.dashboard = widget.dashboard
+    return [widget, _Outcome(update, {WIDGET: _reference(widget.dashboard)})]
+
+
+class _Outcome:
+    """Puts the static outcome into the cell's output when the run is over. It is a sink."""
+
+    def __init__(self, update: Callable[[dict[str, Any]], None], live: dict[str, Any]) -> None:
+        self._update, self._live = update, live
+        self._record = Record()
+
+    def put(self, event: Any) -> None:
+        self._record.put(event)
+
+    def close(self) -> None:
+        state = self._record.status.state if self._record.status else "failed"
+        self._update({**self._live, **outcome(self._record, state)})
+
+
+def _widget_view(run: Run, control: Callable[[str], None] | None) -> Any:
+    from dlfb_lab.views.widget import WidgetView
+
+    return WidgetView(run.name, control)
+
+
+def _reference(dashboard: Any) -> dict[str, Any]:
+    return {"version_major": 2, "version_minor": 0, "model_id": dashboard.model_id}
+
+
+def _shell() -> Any:
+    import sys
+
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
+
+
+def _has_output(shell: Any) -> bool:
+    """Whether there is a cell whose output can be rewritten: a kernel's, not a terminal's."""
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+def _has_widgets(shell: Any) -> bool:
+    """Whether somebody looks at the output: nbconvert and its like, alone, take no input either."""
+    from importlib.util import find_spec
+
+    if not getattr(shell.kernel, "_allow_stdin", True) or find_spec("anywidget") is None:
+        return False
+    from dlfb_lab.views.widget import available
+
+    return available()
+
+
+def _run_bundle(run: Run) -> dict[str, Any]:
+    """What a run shows of itself: one line in the cell that has its live view, the outcome elsewhere."""
+    shell = _shell()
+    line = summary.line(run.record, run.status)
+    if shell is not None and run.shown_in == shell.execution_count:
+        return {"text/plain": line}
+    return {**outcome(run.record, run.status), "text/plain": line}
+
+
+presenters.update(plot=figures.plot, line=summary.line, bundle=_run_bundle)
