@@ -54,7 +54,9 @@ def divide(
         if not 0 < fraction < 1:
             raise OptionError(f"--{name} {fraction:g}: give a fraction between 0 and 1, such as 0.2, or a set (x, y).")
     if sum(fractions.values()) >= 1:
-        raise OptionError(f"The held-out parts take {sum(fractions.values()):.0%} of the rows; none is left to train.")
+        raise OptionError(
+            f"The held-out parts take {100 * sum(fractions.values()):.0f} % of the rows; none is left to train."
+        )
     rng = np.random.default_rng(seed)
     if groups is not None:
         part_of_row = _whole_groups(groups, fractions, rng)

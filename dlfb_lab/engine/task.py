@@ -74,9 +74,7 @@ class Task:
         rows = f"{len(encoded):,} rows"
         if self.kind == "binary":
             share = float((encoded == 1).mean())
-            return (
-                f"binary classification: {self.classes[0]} / {self.classes[1]}, {rows}, {share:.0%} {self.classes[1]}"
-            )
+            return f"binary classification: {self.classes[0]} / {self.classes[1]}, {rows}, {100 * share:.0f} % {self.classes[1]}"
         if self.kind == "multiclass":
             counts = np.bincount(encoded, minlength=len(self.classes))
             common = int(counts.argmax())
@@ -84,7 +82,7 @@ class Task:
             share = counts[common] / len(encoded)
             return (
                 f"multiclass classification: {len(self.classes)} classes ({shown}), {rows}, "
-                f"most frequent {self.classes[common]} with {share:.0%}"
+                f"most frequent {self.classes[common]} with {100 * share:.0f} %"
             )
         if self.kind == "multilabel":
             return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -22,6 +22,10 @@ TRAIN, VALID, BASELINE, INK = "#4c8fd9", "#e08a2c", "#8f8f8f", "#808080"
 WIDTH, HEIGHT, GAP = 760, 230, 24
 MOST_POINTS = 400
 MOST_METRICS = 2
+NOISY = 300
+"""A curve with more points than this is drawn faintly, with its running mean over it."""
+
+Scale = Callable[[float], float]
 
 
 @dataclass
@@ -149,7 +153,10 @@ def _panel(panel: Panel, left: float, width: float) -> str:
         out.append(f'<path d="M{x0:.1f} {y:.1f}H{x1:.1f}" stroke="{BASELINE}" stroke-dasharray="5 4"/>')
         out.append(f'<text x="{x1:.1f}" y="{above:.1f}" text-anchor="end">{escape(label)} {value:.3g}</text>')
     for _, colour, steps, curve in panel.curves:
-        out.append(_path(steps, curve, colour, px, py))
+        noisy = len(curve) > NOISY
+        out.append(_path(steps, curve, colour, px, py, opacity=0.35 if noisy else 1))
+        if noisy:
+            out.append(_path(*_means(steps, curve), colour, px, py))
     for step, value in panel.marks:
         if math.isfinite(value):
             out.append(f'<circle cx="{px(step):.1f}" cy="{py(value):.1f}" r="4" fill="none" stroke="{VALID}"/>')
@@ -162,16 +169,26 @@ def _panel(panel: Panel, left: float, width: float) -> str:
     return "".join(out)
 
 
-def _path(steps: Array, curve: Array, colour: str, px: object, py: object) -> str:
+def _means(steps: Array, curve: Array, count: int = 80) -> tuple[Array, Array]:
+    """Averages the finite values of each of `count` stretches."""
+    finite = np.isfinite(curve)
+    steps, curve = steps[finite], curve[finite].astype(np.float64)
+    edges = np.unique(np.linspace(0, len(curve), count + 1).astype(int))
+    pairs = [(steps[a:b].mean(), curve[a:b].mean()) for a, b in pairwise(edges)]
+    return np.array([s for s, _ in pairs]), np.array([v for _, v in pairs])
+
+
+def _path(steps: Array, curve: Array, colour: str, px: Scale, py: Scale, opacity: float = 1) -> str:
     finite = np.isfinite(curve)
     steps, curve = decimate(steps[finite], curve[finite])
     if not len(steps):
         return ""
-    points = " ".join(f"{px(s):.1f},{py(v):.1f}" for s, v in zip(steps.tolist(), curve.tolist(), strict=True))  # type: ignore[operator]
+    points = " ".join(f"{px(s):.1f},{py(v):.1f}" for s, v in zip(steps.tolist(), curve.tolist(), strict=True))
     if len(steps) == 1:
         x, _, y = points.partition(",")
         return f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>'
-    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-linejoin="round"/>'
+    style = f'fill="none" stroke="{colour}" stroke-opacity="{opacity}" stroke-linejoin="round"'
+    return f'<polyline points="{points}" {style} stroke-width="{1.6 if opacity == 1 else 1}"/>'
 
 
 def _range(values: Array, logarithmic: bool) -> tuple[float, float]:
