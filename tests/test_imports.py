@@ -24,9 +24,7 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_loading_the_extension_is_light() -> None:
-    shell = (
-        "from IPython.core.interactiveshell import InteractiveShell\nshell = InteractiveShell.instance()\n"
-    )
+    shell = "from IPython.core.interactiveshell import InteractiveShell\nshell = InteractiveShell.instance()\n"
     before = modules_after(shell)
     loaded = modules_after(
         shell

@@ -84,9 +84,7 @@ def test_base_requirements_bring_no_jupyterlab(wheel: Path) -> None:
         required = email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist", [])
     base = [line for line in required if "extra ==" not in line]
     assert any(line.startswith("jax") for line in base)
-    assert [
-        line for line in base if line.startswith(("jupyterlab", "jupyter_server", "jupyter-server"))
-    ] == []
+    assert [line for line in base if line.startswith(("jupyterlab", "jupyter_server", "jupyter-server"))] == []
     assert any(line.startswith("jupyterlab") and "extra == 'lab'" in line for line in required)
 
 
@@ -97,7 +95,7 @@ def test_wheel_installs_without_node(wheel: Path, environment: dict[str, str], t
 
 def test_sdist_builds_anywhere(checkout: Path, wheel: Path) -> None:
     """It holds the sources and the bundle. Built after the wheel, with the npm packages that are there."""
-    run(["build", "--sdist", "--no-isolation"], cwd=checkout, environment=dict(os.environ))
+    run(["build", "--sdist", "--no-isolation", "--skip-dependency-check"], cwd=checkout, environment=dict(os.environ))
     (built,) = (checkout / "dist").glob("*.tar.gz")
     with tarfile.open(built) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
