@@ -74,7 +74,8 @@ class Task:
         rows = f"{len(encoded):,} rows"
         if self.kind == "binary":
             share = float((encoded == 1).mean())
-            return f"binary classification: {self.classes[0]} / {self.classes[1]}, {rows}, {100 * share:.0f} % {self.classes[1]}"
+            of_1 = f"{100 * share:.0f} % {self.classes[1]}"
+            return f"binary classification: {self.classes[0]} / {self.classes[1]}, {rows}, {of_1}"
         if self.kind == "multiclass":
             counts = np.bincount(encoded, minlength=len(self.classes))
             common = int(counts.argmax())

@@ -113,8 +113,10 @@ def progress(record: Record) -> str:
 
 
 def number(value: float) -> str:
-    """Returns four significant digits."""
-    return f"{value:.4g}" if math.isfinite(value) else str(value)
+    """Returns four significant digits; rounding's remains around zero as 0."""
+    if not math.isfinite(value):
+        return str(value)
+    return "0" if abs(value) < 1e-12 else f"{value:.4g}"
 
 
 def _latest(record: Record) -> dict[str, float]:
