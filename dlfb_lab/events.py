@@ -263,12 +263,12 @@ def _decode(value: Any, hint: Any) -> Any:
     if hint is float:
         return _NON_FINITE[value] if isinstance(value, str) else float(value)
     if hint == FloatBlock:
-        code, _, text = value.partition(":")
+        code, _, text = str(value).partition(":")
         return np.frombuffer(base64.b64decode(text, validate=True), _BLOCK_TYPES[code])
     origin = typing.get_origin(hint)
     if origin is dict:
         item_hint = typing.get_args(hint)[1]
-        return {key: _decode(item, item_hint) for key, item in value.items()}
+        return {key: _decode(item, item_hint) for key, item in dict(value).items()}
     if origin is list:
         item_hint = typing.get_args(hint)[0]
         return [_decode(item, item_hint) for item in value]
