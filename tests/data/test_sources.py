@@ -1,0 +1,199 @@
+"""Tables, dicts and pairs: what is read, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from dlfb_lab import data
+from dlfb_lab.errors import DataError, OptionError
+
+
+@pytest.fixture
+def cells() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "radius": [1.0, 2.0, 3.0, 4.0],
+            "count": [1, 2, 3, 4],
+            "alive": [True, False, True, False],
+            "patient": ["p1", "p1", "p2", "p3"],
+            "label": pd.Categorical(["benign", "malignant", "benign", "benign"]),
+        }
+    )
+
+
+def test_a_table_gives_features_target_and_groups(cells: pd.DataFrame) -> None:
+    examples = data.read(cells, target="label", groups="patient")
+    assert examples.features == ["radius", "count", "alive"]
+    assert examples.x.dtype == np.float32
+    np.testing.assert_array_equal(examples.x, [[1, 1, 1], [2, 2, 0], [3, 3, 1], [4, 4, 0]])
+    assert examples.y.tolist() == ["benign", "malignant", "benign", "benign"]
+    assert examples.groups is not None
+    assert examples.groups.tolist() == ["p1", "p1", "p2", "p3"]
+
+
+def test_the_users_table_is_left_as_it_was(cells: pd.DataFrame) -> None:
+    before = cells.copy(deep=True)
+    data.read(cells, target="label", groups="patient")
+    pd.testing.assert_frame_equal(cells, before)
+
+
+def test_a_string_column_is_named_with_its_remedy(cells: pd.DataFrame) -> None:
+    with pytest.raises(DataError) as caught:
+        data.read(cells, target="label")
+    said = str(caught.value)
+    assert "`patient`" in said
+    assert "'p1'" in said
+    assert "pandas.get_dummies(df, columns=['patient'])" in said
+    remedied = pd.get_dummies(cells, columns=["patient"])
+    assert data.read(remedied, target="label").features[-1] == "patient_p3"
+
+
+def test_a_gap_in_a_column_is_counted_and_named(cells: pd.DataFrame) -> None:
+    cells["count"] = pd.array([1, None, 3, None], dtype="Int64")
+    cells.loc[1, "radius"] = np.nan
+    with pytest.raises(DataError, match=r"3 values that are NaN, in 2 of 4 rows, in columns `radius`, `count`"):
+        data.read(cells, target="label", groups="patient")
+
+
+def test_a_missing_target_is_counted(cells: pd.DataFrame) -> None:
+    cells.loc[2, "label"] = None
+    with pytest.raises(DataError, match=r"1 of 4 rows have no target.*dropna"):
+        data.read(cells, target="label", groups="patient")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "Which column is to be predicted.*radius, count, alive, patient, label"),
+        ({"target": "lable"}, "--target lable: there is no such column. Did you mean `label`"),
+        ({"target": "zzz"}, "there is no such column. The table has: radius"),
+        ({"target": "label", "groups": "patien"}, "--groups patien: there is no such column. Did you mean `patient`"),
+    ],
+)
+def test_a_wrong_column_is_refused(cells: pd.DataFrame, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        data.read(cells, **options)
+
+
+def test_a_table_of_nothing_but_the_target_is_refused(cells: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match="no column beside label and patient"):
+        data.read(cells[["label", "patient"]], target="label", groups="patient")
+
+
+def test_two_columns_of_one_name_are_refused(cells: pd.DataFrame) -> None:
+    twice = pd.concat([cells[["radius", "label"]], cells[["radius"]]], axis="columns")
+    with pytest.raises(DataError, match="2 columns named `radius`"):
+        data.read(twice, target="label")
+
+
+def test_columns_may_be_numbers() -> None:
+    examples = data.read(pd.DataFrame(np.eye(3)), target="2")
+    assert examples.features == ["0", "1"]
+
+
+def test_a_dict_finds_its_target_by_name_or_by_custom() -> None:
+    arrays = {"image": np.ones((3, 2, 2)), "age": np.ones(3), "label": [0, 1, 0]}
+    by_custom = data.read(arrays)
+    assert isinstance(by_custom.x, dict)
+    assert list(by_custom.x) == ["image", "age"]
+    assert by_custom.y.tolist() == [0, 1, 0]
+    by_name = data.read(arrays, target="age", groups="label")
+    assert isinstance(by_name.x, np.ndarray), "one input alone is an array, not a dict of one"
+    assert by_name.groups is not None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "target", "error", "said"),
+    [
+        ({"a": [1.0], "b": [2.0]}, None, OptionError, "Which of the arrays a, b is the target"),
+        ({"x": [1.0], "y": [2.0], "label": [1]}, None, OptionError, "Which of the arrays x, y, label"),
+        ({"x": [1.0], "y": [2.0]}, "z", OptionError, "--target z: the dict has the keys x, y"),
+        ({"y": [2.0]}, None, DataError, "holds the target `y` and no inputs"),
+    ],
+)
+def test_a_dict_without_a_clear_target_is_refused(
+    arrays: dict[str, Any], target: str | None, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        data.read(arrays, target=target)
+
+
+def test_a_pair_takes_jax_arrays_lists_and_pandas() -> None:
+    x, y = np.arange(6.0).reshape(3, 2), np.array([1.5, 2.5, 3.5])
+    for pair in (
+        (x, y),
+        (jnp.asarray(x), jnp.asarray(y)),
+        [x.tolist(), y.tolist()],
+        (pd.DataFrame(x), pd.Series(y)),
+    ):
+        examples = data.read(pair)
+        assert examples.x.dtype == np.float32
+        np.testing.assert_array_equal(examples.x, x)
+        np.testing.assert_array_equal(examples.y, y)
+
+
+def test_a_pair_of_table_and_series_keeps_names_and_takes_its_groups(cells: pd.DataFrame) -> None:
+    examples = data.read((cells[["radius", "patient"]], cells["label"]), groups="patient")
+    assert examples.features == ["radius"]
+    assert examples.groups is not None
+    with pytest.raises(OptionError, match="--groups site: the data have no column of that name"):
+        data.read((cells[["radius"]], cells["label"]), groups="site")
+
+
+def test_a_pair_has_its_target_already() -> None:
+    with pytest.raises(OptionError, match=r"--target y: the data are a pair \(x, y\)"):
+        data.read(([[1.0]], [1.0]), target="y")
+
+
+def test_inputs_become_what_the_device_takes() -> None:
+    def read(x: Any) -> Any:
+        return data.read((x, [0, 1])).x
+
+    assert read(np.array([1.0, 2.0])).dtype == np.float32
+    assert read(np.array([True, False])).dtype == np.float32
+    assert read(np.array([1, 2])).dtype == np.int32
+    assert read(np.array([1, 2**40])).dtype == np.float32
+    assert read(np.array([1, 2], np.uint8)).dtype == np.uint8
+    assert read(np.array([1, 2.5], object)).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (([[1.0], [2.0]], [1.0]), "x has 2 rows, y has 1 rows"),
+        (({"a": [1.0], "b": [1.0, 2.0]}, [1.0]), "a has 1 rows, b has 2 rows, y has 1 rows"),
+        ((np.zeros((0, 3)), np.zeros(0)), "The data have 0 rows"),
+        (
+            ([[1.0, np.nan], [np.inf, np.nan]], [0, 1]),
+            "3 values that are NaN or infinity, in 2 of 2 rows.*columns 0, 1",
+        ),
+        (([[1.0], [np.inf]], [0, 1]), "1 values that are infinity, in 1 of 2 rows, in column 0"),
+        (([["a"], ["b"]], [0, 1]), "x holds <U1 values, not numbers.*'a'"),
+        (([[1.0], [1.0, 2.0]], [0, 1]), "x cannot be made into an array"),
+        ((3.0, [0, 1]), r"x is a single number \(3.0\)"),
+    ],
+)
+def test_bad_arrays_are_refused(pair: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        data.read(pair)
+
+
+def test_groups_of_another_length_are_refused() -> None:
+    with pytest.raises(DataError, match="groups has 3 rows"):
+        data.read(([[1.0], [2.0]], [0, 1]), groups=[1, 2, 3])
+
+
+def test_the_columns_of_many_gaps_are_not_all_listed() -> None:
+    with pytest.raises(DataError, match="in columns 0, 1, 2, 3, 4 and 5 more"):
+        data.read((np.full((2, 10), np.nan), [0, 1]))
+
+
+@pytest.mark.parametrize("thing", [3, "x, y", np.ones(3), (np.ones(2), np.ones(2), np.ones(2)), None])
+def test_other_things_are_refused_with_what_can_be_given(thing: Any) -> None:
+    with pytest.raises(DataError, match=rf"type {type(thing).__name__} cannot be read. Give \(x, y\)"):
+        data.read(thing)
