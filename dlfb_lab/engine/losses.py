@@ -133,6 +133,8 @@ def choose(loss: str | Callable[..., Any] | None, task: Task, output_shape: tupl
         return usual
     if callable(loss):
         return _own(loss, usual)
+    if not isinstance(loss, str):
+        raise OptionError(f"--loss {loss!r}: a {type(loss).__name__} is no loss. Give a name, or a function.")
     name = ALIASES.get(loss, loss)
     if name in REGRESSION:
         if task.kind != "regression":

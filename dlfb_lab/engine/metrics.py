@@ -296,7 +296,9 @@ def choose(metrics: Iterable[str | Callable[..., Any]] | None, task: Task) -> tu
     return tuple(chosen.values())
 
 
-def _named(name: str, task: Task) -> Metric:
+def _named(name: Any, task: Task) -> Metric:
+    if not isinstance(name, str):
+        raise OptionError(f"--metrics {name!r}: a {type(name).__name__} is no metric. Give a name, or a function.")
     metric = METRICS.get(ALIASES.get(name, name))
     if metric is None:
         known = [n for n, m in METRICS.items() if task.kind in m.tasks]

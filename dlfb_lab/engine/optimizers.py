@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -52,10 +53,19 @@ def choose(optimizer: Any, lr: float | None) -> tuple[optax.GradientTransformati
     if name.lower() not in names():
         raise OptionError(f"--optimizer {name}: optax has no such optimizer.{nearest(name.lower(), names())}")
     name = name.lower()
-    rate = USUAL_RATE.get(name, 1e-3) if lr is None else lr
-    if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
+    rate = USUAL_RATE.get(name, 1e-3) if lr is None else _rate(lr)
+    return _made(name, rate), name, rate
+
+
+def _rate(lr: Any) -> float:
+    """Reads a number of any kind: Python's, NumPy's, or an array of one from JAX."""
+    try:
+        rate = math.nan if isinstance(lr, str | bool) else float(lr)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate < math.inf:
         raise OptionError(f"--lr {lr!r}: give a number above zero, such as 1e-3.")
-    return _made(name, float(rate)), name, float(rate)
+    return rate
 
 
 @lru_cache(maxsize=64)

@@ -142,6 +142,9 @@ def _classes(y: Array, kind: str) -> Task:
         raise DataError(
             f"y holds {int((~np.isfinite(flat)).sum()):,} values that are NaN or infinity. Drop those rows."
         )
+    missing = sum(v is None or v != v for v in flat.tolist()) if flat.dtype == object else 0
+    if missing:
+        raise DataError(f"{missing:,} of {len(flat):,} rows have no target (None or NaN). Drop those rows.")
     values = sorted(set(flat.tolist()), key=lambda v: (type(v).__name__, v))
     if len(values) == 1:
         raise DataError(f"All {len(flat):,} targets are {values[0]!r}: with one class only there is nothing to learn.")

@@ -129,7 +129,7 @@ def _panel(panel: Panel, left: float, width: float) -> str:
     logarithmic = panel.title == "loss" and every.min() > 0 and every.max() / every.min() > 30
     low, high = _range(every, logarithmic)
     last = max((int(s[-1]) for _, _, s, _ in panel.curves if len(s)), default=1) or 1
-    x0, x1, y0, y1 = left + 44, left + width - 4, 26.0, HEIGHT - 34.0
+    x0, x1, y0, y1 = left + 44, left + width - 16, 26.0, HEIGHT - 34.0
 
     def px(step: float) -> float:
         return x0 + (x1 - x0) * step / last
@@ -143,7 +143,7 @@ def _panel(panel: Panel, left: float, width: float) -> str:
         y = py(tick)
         out.append(f'<path d="M{x0:.1f} {y:.1f}H{x1:.1f}" stroke="{INK}" stroke-opacity=".22"/>')
         out.append(f'<text x="{x0 - 5:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick:.3g}</text>')
-    for tick in _ticks(0, last, max(2, int(width / 90))):
+    for tick in _ticks(0, last, max(3, int(width / 80))):
         if tick == int(tick):
             out.append(f'<text x="{px(tick):.1f}" y="{y1 + 16:.1f}" text-anchor="middle">{int(tick):,}</text>')
     out.append(f'<text x="{x1:.1f}" y="{HEIGHT - 4}" text-anchor="end">step</text>')

@@ -35,6 +35,7 @@ export default function widget(): {
     },
     render({ model, el }) {
       store ??= createStore(model);
+      el.classList.add("dlfb-host");
       return mountDashboard(el, store);
     },
   };
