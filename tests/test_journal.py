@@ -269,7 +269,7 @@ def test_a_killed_run_reads_as_interrupted(training: tuple[Path, str, int]) -> N
     assert len(losses) == run.record.step > 0
     assert "is interrupted" in run.cite()
     assert [r.name for r in dlfb_lab.runs(store)] == ["interrupted", "killed"]
-    with pytest.raises(StoreError, match="The parameters of `killed-.*` were not saved"):
+    with pytest.raises(StoreError, match=r"The parameters of `killed-.*` were not saved"):
         run.predict([[1.0]])
 
 
