@@ -21,7 +21,7 @@ def methods_paragraph(record: Record, status: str) -> str:
     versions = started.versions
     software = ", ".join(f"{name} {versions[key]}" for name, key in _SOFTWARE if key in versions)
     sentences = [
-        f"A {started.model} model ({started.parameter_count:,} parameters) was trained for {started.task_sentence}.",
+        f"The model {started.model} ({started.parameter_count:,} parameters) was trained for {started.task_sentence}.",
         f"Rows were divided into {parts}{held_out}." if len(started.rows) > 1 else f"All {parts} rows were used.",
     ]
     if s.get("scale"):

@@ -4,6 +4,7 @@
     <store>/<run id>/events-<writer>.jsonl   what was added later, one file a writer
     <store>/<run id>/split.npz               which rows are in which part
     <store>/<run id>/preparation.json        what `predict` needs to know about the data
+    <store>/<run id>/writer.json             the process that trains, to tell whether it still lives
 
 Files are only ever appended to, in whole lines. A line that a killed process
 left unfinished is skipped on reading; the rest is intact.
@@ -16,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -77,9 +79,31 @@ def create(store: Path, name: str) -> Journal:
     path = Path(store).expanduser() / f"{slug}-{stamp}-{secrets.token_hex(2)}"
     try:
         path.mkdir(parents=True)
+        (path / "writer.json").write_text(json.dumps(_this_process()), encoding="utf-8")
         return Journal(path)
     except OSError as error:
         raise StoreError(f"The store `{store}` cannot be written ({error.strerror or error}).") from error
+
+
+def is_written(path: Path) -> bool:
+    """Whether the process that trains the run still lives, on this machine."""
+    import psutil
+
+    try:
+        writer = json.loads((path / "writer.json").read_text(encoding="utf-8"))
+        if writer["host"] != socket.gethostname():
+            return False
+        # A process number is given again to others, but not with the same start.
+        return bool(abs(psutil.Process(writer["pid"]).create_time() - writer["created_s"]) < 1.0)
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False
+
+
+def _this_process() -> dict[str, Any]:
+    import psutil
+
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "created_s": process.create_time()}
 
 
 def append_later(path: Path, event: Event) -> None:

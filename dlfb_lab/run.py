@@ -143,7 +143,9 @@ class Run:
     def status(self) -> str:
         """compiling, running, paused, finished, stopped or failed; interrupted where its kernel died."""
         state = self.record.status.state if self.record.status else "compiling"
-        return state if state in ENDED or self._session is not None else "interrupted"
+        if state in ENDED or self._session is not None or (self.path is not None and journal.is_written(self.path)):
+            return state
+        return "interrupted"
 
     @property
     def history(self) -> pd.DataFrame:
