@@ -20,7 +20,7 @@ from dlfb_lab.engine.names import OUTPUT_NAMES, SCORE_NAMES, two_arguments
 from dlfb_lab.engine.task import KINDS, Task
 from dlfb_lab.errors import OptionError, nearest
 
-LEAST_PROBABILITY = 1e-15
+LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
 
 
 class Predictions:
