@@ -125,6 +125,6 @@ def _check_finite(array: Array, name: str, features: list[str]) -> None:
     if kind == "NaN" and np.isinf(array).any():
         kind = "NaN or infinity"
     raise DataError(
-        f"{name} holds {count:,} values that are {kind}, in {rows:,} of {len(array):,} rows{where}. "
+        f"{name} holds {kind}: {count:,} value{'s' if count > 1 else ''} in {rows:,} of {len(array):,} rows{where}. "
         "Drop those rows, or fill the gaps with values taken from training rows only."
     )

@@ -76,7 +76,8 @@ def parse(line: str, options: Sequence[Option]) -> tuple[list[str], dict[str, st
         name, equals, value = word[2:].partition("=")
         option = known.get(name.replace("_", "-"))
         if option is None:
-            raise OptionError(f"--{name}: there is no such option.{nearest(name, known)} Help: %dlfb_train?")
+            hint = nearest(f"--{name}", [f"--{o}" for o in known])
+            raise OptionError(f"--{name}: there is no such option.{hint} Help: %dlfb_train?")
         if option.keyword in found:
             raise OptionError(f"--{name} is given twice.")
         if option.takes == "flag":

@@ -22,6 +22,6 @@ def adapt(model: Any) -> Model:
         if adapted is not None:
             return adapted
     raise ModelError(
-        f"A {type(model).__name__} is not a model that can be trained ({str(model)[:60]!r}). "
+        f"{str(model)[:60]!r}, of type {type(model).__name__}, is not a model that can be trained. "
         "Give a Flax linen module, a TrainState, or (apply, params) for a function apply(params, x)."
     )

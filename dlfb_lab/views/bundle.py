@@ -39,23 +39,24 @@ def open_view(run: Run, control: Callable[[str], None] | None) -> list[Sink]:
     from IPython.display import display
 
     widget = _widget_view(run, control) if _has_widgets(shell) else None
-    live = (
-        {WIDGET: _reference(widget.dashboard), "text/plain": f"{run.name or 'run'}: live view"}
-        if widget
-        else {"text/plain": "starting"}
-    )
-    handle = display(live, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    live: dict[str, Any] = {"text/plain": "starting"}
+    metadata: dict[str, Any] = {}
+    if widget is not None:
+        # anywidget's own reference, because Colab needs its metadata to find the widget.
+        live, metadata = widget.dashboard._repr_mimebundle_()
+        live = {WIDGET: live[WIDGET], "text/plain": f"{run.name}: live view"}
+    handle: Any = display(live, metadata=metadata, raw=True, display_id=True)  # type: ignore[no-untyped-call]
     if handle is None:
         return [ConsoleView()]
 
     def update(data: dict[str, Any]) -> None:
-        handle.update(data, raw=True)
+        handle.update(data, metadata=metadata, raw=True)
 
     run.shown_in = shell.execution_count
     if widget is None:
         return [OutputView(update), _Outcome(update, {})]
     run.dashboard = widget.dashboard
-    return [widget, _Outcome(update, {WIDGET: _reference(widget.dashboard)})]
+    return [widget, _Outcome(update, {WIDGET: live[WIDGET]})]
 
 
 class _Outcome:
@@ -77,10 +78,6 @@ def _widget_view(run: Run, control: Callable[[str], None] | None) -> Any:
     from dlfb_lab.views.widget import WidgetView
 
     return WidgetView(run.name, control)
-
-
-def _reference(dashboard: Any) -> dict[str, Any]:
-    return {"version_major": 2, "version_minor": 0, "model_id": dashboard.model_id}
 
 
 def _shell() -> Any:

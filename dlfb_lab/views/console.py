@@ -38,6 +38,8 @@ class ConsoleView:
         if self._width:
             self._out.write("\r" + " " * self._width + "\r")
         state = self._record.status.state if self._record.status else "failed"
+        if state == "failed" and not self._record.blocks:
+            return  # the error says all there is to say
         self._out.write(summary.text(self._record, state) + "\n")
         self._out.flush()
 
