@@ -140,7 +140,7 @@ def _classes(y: Array, kind: str) -> Task:
     flat = _flat(y)
     if flat.dtype.kind == "f" and not np.isfinite(flat).all():
         raise DataError(
-            f"y holds {int((~np.isfinite(flat)).sum()):,} values that are NaN or infinity. Drop those rows."
+            f"y holds NaN or infinity, in {int((~np.isfinite(flat)).sum()):,} of {len(flat):,} rows. Drop those rows."
         )
     missing = sum(v is None or v != v for v in flat.tolist()) if flat.dtype == object else 0
     if missing:
@@ -188,7 +188,9 @@ def _numbers(y: Array, what: str) -> Array:
             ) from None
     finite = np.isfinite(y)
     if not finite.all():
-        raise DataError(f"{what} holds {int((~finite).sum()):,} values that are NaN or infinity. Drop those rows.")
+        raise DataError(
+            f"{what} holds NaN or infinity, in {int((~finite).sum()):,} of {finite.size:,} values. Drop those rows."
+        )
     return y.astype(np.float32)
 
 

@@ -31,7 +31,9 @@ def headline(record: Record, status: str) -> str:
     epochs = record.step / started.steps_per_epoch
     said = _ENDINGS.get(status, status)
     reason = f" ({record.status.reason})" if record.ended and record.status and record.status.reason else ""
-    return f"{started.name}: {said}{reason} · {record.step:,} steps, {epochs:.4g} epoch{'' if epochs == 1 else 's'} in {duration(record.elapsed_s)}"
+    return (
+        f"{started.name}: {said}{reason} · {record.step:,} steps, {epochs:.4g} {passes} in {duration(record.elapsed_s)}"
+    )
 
 
 def line(record: Record, status: str) -> str:

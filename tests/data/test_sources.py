@@ -56,7 +56,7 @@ def test_a_string_column_is_named_with_its_remedy(cells: pd.DataFrame) -> None:
 def test_a_gap_in_a_column_is_counted_and_named(cells: pd.DataFrame) -> None:
     cells["count"] = pd.array([1, None, 3, None], dtype="Int64")
     cells.loc[1, "radius"] = np.nan
-    with pytest.raises(DataError, match=r"3 values that are NaN, in 2 of 4 rows, in columns `radius`, `count`"):
+    with pytest.raises(DataError, match=r"NaN: 3 values in 2 of 4 rows, in columns `radius`, `count`"):
         data.read(cells, target="label", groups="patient")
 
 
@@ -170,7 +170,7 @@ def test_inputs_become_what_the_device_takes() -> None:
         ((np.zeros((0, 3)), np.zeros(0)), "The data have 0 rows"),
         (
             ([[1.0, np.nan], [np.inf, np.nan]], [0, 1]),
-            "3 values that are NaN or infinity, in 2 of 2 rows.*columns 0, 1",
+            "NaN or infinity: 3 values in 2 of 2 rows.*columns 0, 1",
         ),
         (([[1.0], [np.inf]], [0, 1]), "1 values that are infinity, in 1 of 2 rows, in column 0"),
         (([["a"], ["b"]], [0, 1]), "x holds <U1 values, not numbers.*'a'"),

@@ -117,9 +117,9 @@ def test_one_class_is_refused(y: list[Any]) -> None:
         ([0, 1, 2], "multilabel", DataError, r"must be rows of 0 and 1.*\(3,\)"),
         ([[0.5, 1], [1, 0]], "multiclass", DataError, "not one-hot"),
         (["a", "b"], "regression", DataError, "y holds <U1 values.*'a'"),
-        ([0.5, np.nan], None, DataError, "1 values that are NaN or infinity"),
-        ([0, np.nan, 1], "binary", DataError, "1 values that are NaN or infinity"),
-        ([[0.5, np.inf]], "regression", DataError, "1 values that are NaN or infinity"),
+        ([0.5, np.nan], None, DataError, "holds NaN or infinity, in 1 of"),
+        ([0, np.nan, 1], "binary", DataError, "holds NaN or infinity, in 1 of"),
+        ([[0.5, np.inf]], "regression", DataError, "holds NaN or infinity, in 1 of"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(y: list[Any], asked: str | None, error: type, said: str) -> None:
