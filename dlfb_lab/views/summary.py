@@ -31,6 +31,7 @@ def headline(record: Record, status: str) -> str:
     epochs = record.step / started.steps_per_epoch
     said = _ENDINGS.get(status, status)
     reason = f" ({record.status.reason})" if record.ended and record.status and record.status.reason else ""
+    passes = "epoch" if epochs == 1 else "epochs"
     return (
         f"{started.name}: {said}{reason} · {record.step:,} steps, {epochs:.4g} {passes} in {duration(record.elapsed_s)}"
     )

@@ -172,7 +172,7 @@ def test_inputs_become_what_the_device_takes() -> None:
             ([[1.0, np.nan], [np.inf, np.nan]], [0, 1]),
             "NaN or infinity: 3 values in 2 of 2 rows.*columns 0, 1",
         ),
-        (([[1.0], [np.inf]], [0, 1]), "1 values that are infinity, in 1 of 2 rows, in column 0"),
+        (([[1.0], [np.inf]], [0, 1]), "infinity: 1 value in 1 of 2 rows, in column 0"),
         (([["a"], ["b"]], [0, 1]), "x holds <U1 values, not numbers.*'a'"),
         (([[1.0], [1.0, 2.0]], [0, 1]), "x cannot be made into an array"),
         ((3.0, [0, 1]), r"x is a single number \(3.0\)"),
