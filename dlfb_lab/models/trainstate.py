@@ -32,8 +32,15 @@ class TrainStateModel:
 
     @property
     def key(self) -> Hashable:
-        """The apply function: a module's bound `apply` equals that of an equal module."""
-        return (self.kind, hashable(self.state.apply_fn))
+        """The apply function; of a module's bound `apply`, the module, since equal modules compute the same.
+
+        Python itself takes methods of two equal objects for different ones.
+        """
+        apply_fn = self.state.apply_fn
+        module = getattr(apply_fn, "__self__", None)
+        if module is None:
+            return (self.kind, hashable(apply_fn))
+        return (self.kind, hashable(module), getattr(apply_fn, "__func__", type(apply_fn)))
 
     def start(self, rng: jax.Array, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         """See `Model.start`. Copies, because training reuses the memory of what it is given."""
