@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Hashable
 from functools import partial
@@ -37,10 +38,9 @@ class TrainStateModel:
         Python itself takes methods of two equal objects for different ones.
         """
         apply_fn = self.state.apply_fn
-        module = getattr(apply_fn, "__self__", None)
-        if module is None:
-            return (self.kind, hashable(apply_fn))
-        return (self.kind, hashable(module), getattr(apply_fn, "__func__", type(apply_fn)))
+        if inspect.ismethod(apply_fn):
+            return (self.kind, hashable(apply_fn.__self__), apply_fn.__func__)
+        return (self.kind, hashable(apply_fn))
 
     def start(self, rng: jax.Array, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         """See `Model.start`. Copies, because training reuses the memory of what it is given."""
