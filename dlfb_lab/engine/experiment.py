@@ -109,7 +109,7 @@ MOST_EVALUATIONS = 200
 
 
 def plan(experiment: Experiment) -> Plan:
-    """Finds out shapes and counts by tracing the model abstractly.
+    """Finds out shapes and counts by tracing the model abstractly; when debugging, by calling it.
 
     Raises:
         ModelError: the model fails on the data, or its outputs do not fit the targets.
@@ -120,16 +120,15 @@ def plan(experiment: Experiment) -> Plan:
         raise OptionError(
             f"--batch-size {batch:,}: there are only {rows:,} training rows. Say --batch-size full to take all at once."
         )
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype), experiment.train.x)
-    params, extra, output = _trace(experiment.model, x)
+    x, y = jax.tree.map(lambda a: a[:batch], (experiment.train.x, experiment.train.y))
+    params, extra, output = _trace(experiment, x)
     if not hasattr(output, "shape") or not output.shape or output.shape[0] != batch:
         raise ModelError(
             f"The model returned {_described(output)} for {batch} rows; it must return one array with one row each."
         )
     loss = losses.choose(experiment.loss, experiment.task, output.shape)
-    encoded_shape = (batch, *experiment.train.y.shape[1:])
-    target_shape = losses.target_shape(experiment.task, loss.link, output.shape, encoded_shape)
-    _check_loss(loss, output, jax.ShapeDtypeStruct(target_shape, experiment.train.y.dtype))
+    target_shape = losses.target_shape(experiment.task, loss.link, output.shape, y.shape)
+    _check_loss(experiment, loss, output, y.reshape(target_shape))
     remainder = rows % batch
     steps_per_epoch = -(-rows // batch)
     steps_total = experiment.steps or (experiment.epochs or 0) * steps_per_epoch
@@ -161,7 +160,20 @@ def _eval_steps(experiment: Experiment, steps_total: int, steps_per_epoch: int) 
     return max(1, math.ceil(epochs / MOST_EVALUATIONS)) * steps_per_epoch
 
 
-def _trace(model: Model, x: PyTree) -> tuple[PyTree, PyTree, Any]:
+def _shapes(experiment: Experiment, function: Callable[..., Any], *arguments: PyTree) -> Any:
+    """Returns something shaped as what the function returns.
+
+    Abstract values have nothing that `print`, pdb or `float` could show: when debugging, the function is called.
+    """
+    if debugging(experiment):
+        with jax.disable_jit():
+            return function(*jax.device_put(arguments))
+    return jax.eval_shape(function, *arguments)
+
+
+def _trace(experiment: Experiment, x: PyTree) -> tuple[PyTree, PyTree, Any]:
+    model = experiment.model
+
     def start_and_apply(x: PyTree) -> Any:
         key = jax.random.key(0)
         params, extra, _ = model.start(key, jax.tree.map(lambda a: a[:1], x))
@@ -170,16 +182,16 @@ def _trace(model: Model, x: PyTree) -> tuple[PyTree, PyTree, Any]:
 
     shapes = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(x))
     try:
-        return jax.eval_shape(start_and_apply, x)  # type: ignore[no-any-return]
+        return _shapes(experiment, start_and_apply, x)  # type: ignore[no-any-return]
     except DlfbLabError:
         raise
     except Exception as error:
         raise ModelError(f"The model failed on inputs of shape {shapes}: {said(error)}") from error
 
 
-def _check_loss(loss: Loss, output: Any, targets: Any) -> None:
+def _check_loss(experiment: Experiment, loss: Loss, output: Any, targets: Any) -> None:
     try:
-        value = jax.eval_shape(loss.function, output, targets)
+        value = _shapes(experiment, loss.function, output, targets)
     except Exception as error:
         raise ModelError(
             f"The loss `{loss.name}` failed on outputs of shape {tuple(output.shape)} and targets of shape "
