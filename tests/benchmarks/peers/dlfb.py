@@ -1,0 +1,51 @@
+"""Ours: the whole call of `dlfb_lab.train` in a notebook kernel, with the live view and the journal."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from workloads import LEARNING_RATE, Workload
+
+import dlfb_lab
+from peers.network import MLP
+
+
+def prepare(workload: Workload) -> Callable[[int], dict[str, Any]]:
+    x, y = workload.data()
+    model = MLP(workload.hidden, workload.classes)
+
+    def train(epochs: int) -> dict[str, Any]:
+        called = time.time()
+        run = dlfb_lab.train(
+            model, (x, y), epochs=epochs, batch_size=workload.batch, optimizer="adam", lr=LEARNING_RATE, store=STORE
+        )
+        returned = time.time()
+        blocks = run.record.blocks
+        per_epoch = -(-len(x) // workload.batch)
+        return {
+            "steps": run.record.step,
+            "last_loss": float(run.record.losses()[1][-per_epoch:].mean()),
+            "view": type(run.dashboard).__name__ if run.dashboard is not None else None,
+            "journal_bytes": sum(f.stat().st_size for f in run.path.iterdir()) if run.path is not None else None,
+            "compilations": len(run.record.compilations),
+            "dispatches": sum(b.dispatches for b in blocks),
+            # Where the call's time went, from the times in its own journal.
+            "until_started_s": run.record.events[0].time_s - called,
+            "in_dispatches_s": sum(b.duration_s for b in blocks),
+            "after_last_loss_s": returned - blocks[-1].time_s,
+            "whole_s": returned - called,
+        }
+
+    return train
+
+
+STORE = tempfile.mkdtemp(prefix="dlfb-bench-")
+
+
+def clean() -> None:
+    """Removes the runs that were kept."""
+    shutil.rmtree(STORE, ignore_errors=True)

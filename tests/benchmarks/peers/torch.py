@@ -1,0 +1,37 @@
+"""(d) PyTorch: the usual loop over a shuffling DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from workloads import LEARNING_RATE, Workload
+
+
+def prepare(workload: Workload) -> Callable[[int], dict[str, Any]]:
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    x, y = workload.data()
+    rows = TensorDataset(torch.from_numpy(x), torch.from_numpy(y).long())
+
+    def train(epochs: int) -> dict[str, Any]:
+        torch.manual_seed(0)
+        layers: list[torch.nn.Module] = []
+        for before, after in pairwise((workload.features, *workload.hidden)):
+            layers += [torch.nn.Linear(before, after), torch.nn.ReLU()]
+        model = torch.nn.Sequential(*layers, torch.nn.Linear(workload.hidden[-1], workload.classes))
+        adam = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+        cross_entropy = torch.nn.CrossEntropyLoss()
+        losses: list[float] = []
+        for _ in range(epochs):
+            for inputs, targets in DataLoader(rows, batch_size=workload.batch, shuffle=True):
+                adam.zero_grad()
+                loss = cross_entropy(model(inputs), targets)
+                loss.backward()
+                adam.step()
+                losses.append(loss.item())
+        return {"steps": len(losses), "last_loss": sum(losses[-(len(losses) // epochs) :]) / (len(losses) // epochs)}
+
+    return train

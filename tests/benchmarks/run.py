@@ -1,0 +1,66 @@
+"""Times training against other ways to train, and what else has a target in seconds.
+
+    python tests/benchmarks/run.py                          everything
+    python tests/benchmarks/run.py tiny mlp --peers dlfb scan --repeats 9
+
+Each result is kept in tests/benchmarks/results/<workload>.json with the raw times, the machine and the versions.
+Nothing fails on a time: a figure is to be read beside the machine's load, which is kept with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import importing
+import journals
+import machine
+import throughput
+import toy
+from peers import PEERS
+from workloads import WORKLOADS
+
+OTHERS: dict[str, tuple[Callable[[int], dict[str, Any]], Callable[[dict[str, Any]], list[str]]]] = {
+    "toy": (toy.measure, toy.lines),
+    "import": (importing.measure, importing.lines),
+    "journal": (journals.measure, journals.lines),
+}
+
+
+def main() -> None:
+    """Runs what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*WORKLOADS, *OTHERS]
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(names)}; all by default")
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="all by default")
+    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each peer, in turn")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON")
+    asked = parser.parse_args()
+    if unknown := set(asked.workloads) - set(names):
+        parser.error(f"there is no workload {', '.join(sorted(unknown))}; known: {', '.join(names)}")
+
+    about = machine.describe()
+    where = about["machine"]
+    print(f"{where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB, {where['os']}")
+    print(", ".join(f"{name} {number}" for name, number in about["versions"].items()))
+    for name in asked.workloads or names:
+        load = machine.load()
+        print(f"\n{name}  (load {load})", flush=True)
+        if name in WORKLOADS:
+            result = throughput.measure(WORKLOADS[name], asked.peers, asked.repeats)
+            said = throughput.lines(result)
+        else:
+            measure, lines = OTHERS[name]
+            result = measure(asked.repeats)
+            said = lines(result)
+        print("\n".join(said), flush=True)
+        kept = {"workload": name, **about, "load_before": load, "load_after": machine.load(), **result}
+        asked.results.mkdir(parents=True, exist_ok=True)
+        (asked.results / f"{name}.json").write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

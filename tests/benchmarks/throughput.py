@@ -1,0 +1,110 @@
+"""Steps per second of a whole training call, ours and others', in turn and in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from statistics import median
+from typing import Any
+
+from peers import PEERS
+from processes import Failed, Kernel, Worker
+from workloads import Workload
+
+OURS = "dlfb"
+
+
+def measure(workload: Workload, peers: Sequence[str], repeats: int) -> dict[str, Any]:
+    """Times each peer `repeats` times, after one call that compiles; the order turns with each repeat."""
+    kernel = Kernel()
+    workers: list[Worker] = []
+    skipped: dict[str, str] = {}
+    calls: dict[str, Callable[[int], dict[str, Any]]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    first: dict[str, dict[str, Any]] = {}
+    try:
+        kernel.run("from timing import timed\nfrom workloads import WORKLOADS")
+        for name in peers:
+            peer = PEERS[name]
+            if find_spec(peer.needs) is None:
+                skipped[name] = f"{peer.needs} is not installed"
+                continue
+            if peer.in_kernel:
+                kernel.run(f"import peers.{name}\n{name} = peers.{name}.prepare(WORKLOADS[{workload.name!r}])")
+                calls[name] = _in_kernel(kernel, name)
+            else:
+                workers.append(Worker(name, workload.name))
+                calls[name] = workers[-1].call
+        for name in list(calls):
+            try:
+                first[name] = calls[name](workload.epochs_of(name))
+            except Failed as error:
+                skipped[name] = str(error)
+                del calls[name]
+        order = list(calls)
+        for repeat in range(repeats):
+            turned = order[repeat % len(order) :] + order[: repeat % len(order)] if order else []
+            for name in turned:
+                runs.setdefault(name, []).append(calls[name](workload.epochs_of(name)))
+        if OURS in calls:
+            kernel.run("peers.dlfb.clean()")
+    finally:
+        for worker in workers:
+            worker.close()
+        kernel.close()
+    results = {name: _summary(workload, name, first[name], runs.get(name, [])) for name in calls}
+    return {"peers": results, "skipped": skipped, "ours_over": _ratios(results)}
+
+
+def _in_kernel(kernel: Kernel, name: str) -> Callable[[int], dict[str, Any]]:
+    def call(epochs: int) -> dict[str, Any]:
+        reply = kernel.run(f"_said = timed({name}, {epochs})", "_said")
+        published = {"messages": reply.messages, "message_bytes": reply.message_bytes, "cell_s": reply.seconds}
+        return {**reply.value, **(published if name == OURS else {})}
+
+    return call
+
+
+def _summary(workload: Workload, name: str, first: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = [run["seconds"] for run in runs]
+    last = runs[-1] if runs else first
+    result = {
+        "title": PEERS[name].title,
+        "epochs": workload.epochs_of(name),
+        "steps": last["steps"],
+        "last_loss": last["last_loss"],
+        "first_call_s": first["seconds"],
+        "seconds": seconds,
+        "median_s": median(seconds) if seconds else None,
+        "steps_per_s": last["steps"] / median(seconds) if seconds else None,
+    }
+    if name == OURS:
+        result["view"] = last["view"]
+        result["runs"] = runs
+    return result
+
+
+def _ratios(results: dict[str, Any]) -> dict[str, float]:
+    """Our steps per second over each other's: ratios of medians."""
+    ours = results.get(OURS, {}).get("steps_per_s")
+    return {
+        name: ours / result["steps_per_s"]
+        for name, result in results.items()
+        if ours and name != OURS and result["steps_per_s"]
+    }
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """Returns the result as a table."""
+    out = [f"{'':54} {'median s':>9} {'least':>8} {'most':>8} {'steps/s':>9} {'ours is':>8}"]
+    for name, r in result["peers"].items():
+        if r["seconds"]:
+            ratio = f"{result['ours_over'][name]:7.2f}x" if name in result["ours_over"] else ""
+            low, high = min(r["seconds"]), max(r["seconds"])
+            out.append(
+                f"{r['title']:54} {r['median_s']:9.3f} {low:8.3f} {high:8.3f} {r['steps_per_s']:9,.0f} {ratio:>8}"
+            )
+    ours = result["peers"].get(OURS)
+    if ours:
+        out.append(f"our live view: {ours['view'] or 'OFF'}; our first call {ours['first_call_s']:.2f} s")
+    return out + [f"skipped {PEERS[name].title}: {why}" for name, why in result["skipped"].items()]
