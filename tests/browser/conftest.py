@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -78,11 +79,13 @@ class JupyterLab:
         url: where it listens, without a slash at the end.
         token: what it asks every visitor for.
         folder: the folder that it shows.
+        settings: where it keeps what a user changed, the theme for example.
     """
 
     url: str
     token: str
     folder: Path
+    settings: Path
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +108,9 @@ def jupyter_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    lab = JupyterLab(url=f"http://127.0.0.1:{port}", token=secrets.token_hex(16), folder=folder)
+    lab = JupyterLab(
+        url=f"http://127.0.0.1:{port}", token=secrets.token_hex(16), folder=folder, settings=home / "settings"
+    )
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
         *(f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={lab.token}"),
@@ -214,6 +219,7 @@ def open_notebook(
     yield open_
     for context in contexts:
         context.close()
+    shutil.rmtree(jupyter_lab.settings, ignore_errors=True)
     for session in kernels:
         urllib.request.urlopen(
             urllib.request.Request(
