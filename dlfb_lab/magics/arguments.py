@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from dlfb_lab.errors import DlfbLabError, OptionError, nearest
@@ -140,15 +141,21 @@ def value_of(option: Option, text: str, evaluated: Callable[[str], Any], columns
 
 
 def _name_or_value(text: str, evaluated: Callable[[str], Any]) -> Any:
-    """A bare word that names nothing in the namespace is left as a name, for whoever knows the names."""
+    """A bare word that names nothing in the namespace is left as a name, for whoever knows the names.
+
+    So is one whose value nobody takes: `accuracy = 0.93` in a notebook must not hide the metric.
+    """
     if _unquoted(text) != text:
         return _unquoted(text)
+    bare = text.replace("-", "_").isidentifier()
     try:
-        return evaluated(text)
+        value = evaluated(text)
     except OptionError:
-        if text.replace("-", "_").isidentifier():
+        if bare:
             return text
         raise
+    # An optax optimizer is a tuple.
+    return value if not bare or callable(value) or isinstance(value, str | tuple | Integral) else text
 
 
 def _unquoted(text: str) -> str:
