@@ -163,7 +163,7 @@ def _eval_steps(experiment: Experiment, steps_total: int, steps_per_epoch: int) 
 def _shapes(experiment: Experiment, function: Callable[..., Any], *arguments: PyTree) -> Any:
     """Returns something shaped as what the function returns.
 
-    Abstract values have nothing that `print` or pdb could show, or `if` could ask: when debugging, the function is called.
+    When debugging, the function is called: abstract values have nothing that `print` or pdb could show.
     """
     if debugging(experiment):
         with jax.disable_jit():
