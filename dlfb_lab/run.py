@@ -123,6 +123,8 @@ class Run:
         except Exception as error:  # a view or a full disk must not end training
             if sink in self._sinks:
                 self._sinks.remove(sink)
+                with contextlib.suppress(Exception):
+                    sink.close()
             what = "The journal" if isinstance(sink, journal.Journal) else f"A view ({type(sink).__name__})"
             text = f"{what} failed and was let go ({type(error).__name__}: {error}). Training goes on."
             self._put(Notice(step=self.record.step, level="warning", text=text))
