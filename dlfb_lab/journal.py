@@ -182,7 +182,8 @@ def find(store: Path, run: str) -> Path:
 
 def write_split(path: Path, parts: Mapping[str, np.ndarray]) -> None:
     """Keeps which rows are in which part: int64 row numbers by part name."""
-    np.savez_compressed(path / "split.npz", allow_pickle=False, **parts)
+    arrays: Any = dict(parts)
+    np.savez_compressed(path / "split.npz", **arrays)
 
 
 def read_split(path: Path) -> dict[str, np.ndarray]:

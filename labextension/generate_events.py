@@ -97,9 +97,7 @@ def _type(hint: object, field: str) -> str:
         return f"{_type(args[0], field)}[]"
     if origin is dict:
         return f"Record<string, {_type(args[1], field)}>"
-    raise TypeError(
-        f"no TypeScript type is known for {hint!r} (field {field!r}): add it to {Path(__file__).name}"
-    )
+    raise TypeError(f"no TypeScript type is known for {hint!r} (field {field!r}): add it to {Path(__file__).name}")
 
 
 def _quote(text: str) -> str:

@@ -147,7 +147,8 @@ def plan(experiment: Experiment) -> Plan:
 
 def debugging(experiment: Experiment) -> bool:
     """Whether steps run without jit: `--debug`, or JAX_DISABLE_JIT."""
-    return experiment.debug or bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
+    config: Any = jax.config
+    return experiment.debug or bool(config.jax_disable_jit)
 
 
 def _eval_steps(experiment: Experiment, steps_total: int, steps_per_epoch: int) -> int:

@@ -49,7 +49,8 @@ def compiled(program: Program, *arguments: Any) -> tuple[Compiled, CompileTime |
         program: what to compile.
         arguments: example arguments; arrays, or `jax.ShapeDtypeStruct` in their place.
     """
-    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+    config: Any = jax.config
+    if config.jax_disable_jit:
         return program.function, None
     leaves, structure = jax.tree.flatten(arguments)
     shapes = tuple((tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))) for leaf in leaves)
