@@ -14,7 +14,7 @@ import numpy as np
 from dlfb_lab import journal
 from dlfb_lab.cite import methods_paragraph
 from dlfb_lab.data.scaling import Scaling
-from dlfb_lab.data.source import Array, Inputs, inputs_array
+from dlfb_lab.data.source import Array, Inputs, check_finite, inputs_array
 from dlfb_lab.data.tables import features, is_table
 from dlfb_lab.errors import DataError, DlfbLabError, OptionError, StoreError
 from dlfb_lab.events import ENDED, Evaluation, Event, Notice, Sink
@@ -210,7 +210,6 @@ class Run:
 
         trained, session = self._finished(), self._live()
         inputs = _inputs(x, session)
-        _check_shapes(inputs, session.parts["train"].x)
         outputs = session.evaluator.outputs(trained.params, trained.extra, inputs)
         return Predictions(np.zeros(0, np.int64), outputs, session.experiment.task, session.plan.loss.link)
 
@@ -322,8 +321,14 @@ class Run:
 
 
 def _inputs(x: Any, session: Session) -> Inputs:
+    """Reads new rows as the training rows were read.
+
+    Raises:
+        DataError: they do not fit what the model was trained on, or hold NaN or infinity.
+    """
+    like, names = session.parts["train"].x, session.feature_names
     if is_table(x):
-        names = session.feature_names
+        x = x.set_axis([str(c) for c in x.columns], axis="columns")
         missing = [n for n in names if n not in x.columns]
         if missing:
             raise DataError(f"The table has no column `{missing[0]}`, which the model was trained on.")
@@ -332,6 +337,9 @@ def _inputs(x: Any, session: Session) -> Inputs:
         inputs = {str(k): inputs_array(v, f"x[{k!r}]") for k, v in x.items()}
     else:
         inputs = inputs_array(x, "x")
+    _check_shapes(inputs, like)
+    # A class would be said of rows with NaN as of any other.
+    check_finite(inputs, names)
     return inputs if session.scaling is None else session.scaling.apply(inputs)
 
 
@@ -340,6 +348,12 @@ def _check_shapes(x: Inputs, like: Inputs) -> None:
     wanted = like if isinstance(like, dict) else {"x": like}
     if set(given) != set(wanted):
         raise DataError(f"The inputs are {', '.join(given)}; the model was trained on {', '.join(wanted)}.")
+    lengths = {name: len(array) for name, array in given.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {length:,} rows" for name, length in lengths.items())
+        raise DataError(f"The inputs have different lengths: {listed}.")
+    if 0 in lengths.values():
+        raise DataError("The inputs have 0 rows.")
     for name, array in wanted.items():
         if given[name].shape[1:] != array.shape[1:]:
             raise DataError(

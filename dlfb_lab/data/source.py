@@ -102,9 +102,18 @@ def check(examples: Examples) -> Examples:
         raise DataError(f"The data have different lengths: {listed}. Each row of x needs one target.")
     if len(examples) == 0:
         raise DataError("The data have 0 rows; there is nothing to learn from.")
-    for name, array in arrays.items():
-        _check_finite(array, name, examples.features)
+    check_finite(examples.x, examples.features)
     return examples
+
+
+def check_finite(x: Inputs, features: list[str]) -> None:
+    """Refuses inputs that hold NaN or infinity.
+
+    Raises:
+        DataError: how many, and in which columns.
+    """
+    for name, array in (x if isinstance(x, dict) else {"x": x}).items():
+        _check_finite(array, name, features)
 
 
 def _check_finite(array: Array, name: str, features: list[str]) -> None:
