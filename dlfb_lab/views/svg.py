@@ -126,7 +126,8 @@ def _panel(panel: Panel, left: float, width: float) -> str:
     every = np.concatenate([values, [v for _, v in lines]])
     if not len(every):
         return f'<text x="{left + 8:.0f}" y="40">no finite {escape(panel.title)}</text>'
-    logarithmic = panel.title == "loss" and every.min() > 0 and every.max() / every.min() > 30
+    # Of a diverging run the quotient of two losses may be too large for a float, their logarithms are not.
+    logarithmic = panel.title == "loss" and every.min() > 0 and math.log(every.max()) - math.log(every.min()) > 3.4
     low, high = _range(every, logarithmic)
     last = max((int(s[-1]) for _, _, s, _ in panel.curves if len(s)), default=1) or 1
     x0, x1, y0, y1 = left + 44, left + width - 16, 26.0, HEIGHT - 34.0
@@ -135,8 +136,8 @@ def _panel(panel: Panel, left: float, width: float) -> str:
         return x0 + (x1 - x0) * step / last
 
     def py(value: float) -> float:
-        share = math.log(value / low) / math.log(high / low) if logarithmic else (value - low) / (high - low)
-        return y1 - (y1 - y0) * share
+        a, b, v = map(math.log, (low, high, value)) if logarithmic else (low, high, value)
+        return y1 - (y1 - y0) * (v - a) / (b - a)
 
     out = [f'<text x="{x0:.0f}" y="14" font-weight="600">{escape(panel.title)}{" (log)" if logarithmic else ""}</text>']
     for tick in _log_ticks(low, high) if logarithmic else _ticks(low, high, 5):
