@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlfb_lab import journal
+from dlfb_lab.events import Baseline, Evaluation, Losses
+from dlfb_lab.record import Record
+from dlfb_lab.views import svg
+
+GOLDEN = Record(journal._read_file(Path(__file__).parents[1] / "golden" / "run.jsonl"))
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def block(values: list[float], first: int = 0, dtype: type = np.float32) -> Losses:
+    with np.errstate(over="ignore"):
+        losses = np.array(values, dtype)
+    return Losses(step=first + len(values), first_step=first, losses=losses, duration_s=0.1)
+
+
+def scored(step: int, **metrics: float) -> Evaluation:
+    return Evaluation(step=step, split="valid", metrics=metrics, rows=3, duration_s=0.1)
+
+
+def drawn(record: Record) -> ElementTree.Element:
+    """Parses the picture, and holds every point of it to the picture's frame."""
+    text = svg.draw(record)
+    assert "nan" not in re.sub(r"<text.*?</text>|<title>.*?</title>", "", text)
+    root = ElementTree.fromstring(text)
+    for line in root.iter(f"{SVG}polyline"):
+        points = [tuple(map(float, p.split(","))) for p in line.attrib["points"].split()]
+        assert all(-1 <= x <= svg.WIDTH + 1 and -1 <= y <= svg.HEIGHT + 1 for x, y in points), points
+    return root
+
+
+def test_the_golden_run_is_drawn() -> None:
+    root = drawn(GOLDEN)
+    texts = [t.text for t in root.iter(f"{SVG}text")]
+    assert "loss" in str(texts)
+    assert "accuracy" in texts
+    assert any("majority class" in str(t) for t in texts)
+    assert len(list(root.iter(f"{SVG}polyline"))) == 3
+    title = root.find(f"{SVG}title")
+    assert title is not None
+    assert title.text == "Loss and metrics of golden <run>", "markup in a name is text"
+
+
+RECORDS = {
+    "nothing": [],
+    "one step": [block([1.0])],
+    "one step at zero": [block([0.0])],
+    "constant": [block([0.5] * 10)],
+    "all NaN": [block([math.nan] * 5)],
+    "some NaN": [block([1.0, math.nan, math.inf, -math.inf, 2.0])],
+    "from tiny to huge": [block([1e-30, 1e30])],
+    "beyond float32": [block([1e-300, 1e77], dtype=np.float64)],
+    "negative": [block([-1.0, -2.0, 0.5])],
+    "nearly constant": [block([1.0, 1.0 + 2**-23])],
+    "scores alone": [scored(0, loss=1.0, accuracy=0.5)],
+    "scores of NaN": [block([1.0, 2.0]), scored(0, loss=math.nan, r2=math.nan), scored(2, loss=math.inf, r2=-math.inf)],
+    "a baseline of NaN": [Baseline(step=0, name="m", split="valid", metrics={"loss": math.nan}), block([1.0, 2.0])],
+    "a missing metric": [scored(0, loss=1.0, f1=0.1), scored(1, loss=1.0)],
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_whatever_happened_is_drawn_as_well_formed_xml(name: str) -> None:
+    drawn(Record(RECORDS[name]))
+
+
+@given(st.lists(st.floats(width=32), max_size=20), st.lists(st.floats(-1e77, 1e77), max_size=5))
+def test_any_numbers_are_drawn_as_well_formed_xml(losses: list[float], scores: list[float]) -> None:
+    events = [scored(i, loss=abs(v), m=v) for i, v in enumerate(scores)]
+    drawn(Record([block(losses), *events]))
+
+
+def test_markup_in_names_is_escaped() -> None:
+    evil = '</text><script>alert("&")</script>'
+    assert GOLDEN.started is not None
+    started = dataclasses.replace(GOLDEN.started, name=evil)
+    baseline = Baseline(step=0, name=evil, split="valid", metrics={"loss": 1.0, evil: 1.0})
+    root = drawn(Record([started, baseline, block([1.0, 2.0]), scored(0, **{"loss": 1.0, evil: 0.5})]))
+    assert not list(root.iter(f"{SVG}script"))
+
+
+def test_a_single_step_is_a_dot() -> None:
+    root = drawn(Record([block([1.0])]))
+    assert len(list(root.iter(f"{SVG}circle"))) == 1
+
+
+def test_a_loss_over_decades_is_drawn_on_a_logarithmic_axis() -> None:
+    texts = [t.text for t in drawn(Record([block([1000.0, 1.0, 0.01])])).iter(f"{SVG}text")]
+    assert "loss (log)" in texts
+    assert {"0.01", "1", "100"} <= set(texts)
+    assert "loss" in [t.text for t in drawn(Record([block([3.0, 2.0, 1.0])])).iter(f"{SVG}text")]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=401, max_size=3000), st.integers(10, 400))
+def test_thinning_keeps_extremes_and_order(values: list[float], most: int) -> None:
+    array = np.array(values)
+    steps, kept = svg.decimate(np.arange(len(array)), array, most)
+    assert len(steps) <= most
+    assert (np.diff(steps) > 0).all()
+    np.testing.assert_array_equal(kept, array[steps])
+    assert kept.min() == array.min()
+    assert kept.max() == array.max()
+
+
+def test_few_points_are_all_kept() -> None:
+    steps, kept = svg.decimate(np.arange(400), np.arange(400.0))
+    assert len(steps) == len(kept) == 400
+
+
+def test_the_picture_stands_alone_in_an_image() -> None:
+    image = svg.as_image(svg.draw(GOLDEN))
+    (data,) = re.findall(r"base64,([^\"]+)", image)
+    ElementTree.fromstring(base64.b64decode(data))
