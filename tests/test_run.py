@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 
 import dlfb_lab
-from dlfb_lab import journal
+from dlfb_lab import assemble, journal
+from dlfb_lab.assemble import TrainRequest
 from dlfb_lab.errors import DataError, DlfbLabError, OptionError, StoreError
 from dlfb_lab.events import Evaluation, Status
 from dlfb_lab.run import Run
@@ -288,11 +289,10 @@ def test_given_sets_are_taken_as_they_are(tmp_path: Path) -> None:
     assert trained.evaluate("valid")["loss"] == pytest.approx((error**2).mean(), rel=1e-4)
 
 
-def test_one_split_has_one_hash(tmp_path: Path) -> None:
+def test_one_split_has_one_hash() -> None:
     def split_hash(**options: Any) -> str:
-        trained = dlfb_lab.train(Linear(), (X, X[:, 0]), steps=1, batch_size=8, store=tmp_path, **options)
-        assert trained.record.started is not None
-        return trained.record.started.split_hash
+        session, _ = assemble.session(TrainRequest(model=Linear(), data=(X, X[:, 0]), **options))
+        return session.experiment.split_hash
 
     first = split_hash(valid=0.2)
     assert first == split_hash(valid=0.2, lr=0.5)
