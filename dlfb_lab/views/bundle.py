@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from dlfb_lab.events import Sink
@@ -96,11 +97,12 @@ def _has_widgets(shell: Any) -> bool:
     """Whether somebody looks at the output: nbconvert and its like, alone, take no input either."""
     from importlib.util import find_spec
 
-    if not getattr(shell.kernel, "_allow_stdin", True) or find_spec("anywidget") is None:
-        return False
-    from dlfb_lab.views.widget import available
+    return getattr(shell.kernel, "_allow_stdin", True) and find_spec("anywidget") is not None and widget_built()
 
-    return available()
+
+def widget_built() -> bool:
+    """Whether the browser's half of the widget is there: without it, `dlfb_lab.views.widget` cannot be imported."""
+    return (Path(__file__).parent / "static" / "dashboard.js").exists()
 
 
 def _run_bundle(run: Run) -> dict[str, Any]:

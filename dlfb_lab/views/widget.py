@@ -20,11 +20,6 @@ MOST_SAVED = 20_000
 """Losses in the copy that a saved notebook keeps; beyond that each value is the mean of several steps."""
 
 
-def available() -> bool:
-    """Whether the browser's half of the widget was built."""
-    return (STATIC / "dashboard.js").exists()
-
-
 class Dashboard(anywidget.AnyWidget):
     """Live losses, metrics and timings of one run, to be shown as it is or inside a box or a tab.
 
