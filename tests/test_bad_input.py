@@ -214,6 +214,14 @@ def test_a_target_column_is_not_broadcast_into_a_wrong_loss(model: Any, y: np.nd
     assert run.history["train/loss"][0] == pytest.approx(((said - Y) ** 2).mean(), rel=1e-4)
 
 
+@pytest.mark.parametrize("model", [Net(), Flat()], ids=["[rows, 1]", "[rows]"])
+@pytest.mark.parametrize("y", [BINARY, BINARY[:, None]], ids=["(n,)", "(n, 1)"])
+def test_classes_are_not_broadcast_into_a_wrong_loss(model: Any, y: np.ndarray) -> None:
+    run = dlfb_lab.train(model, (X, y), steps=1, batch_size="full", optimizer="sgd", lr=1e-9)
+    probability = run.predict_proba(X)[np.arange(20), BINARY]
+    assert run.history["train/loss"][0] == pytest.approx(-np.log(probability).mean(), rel=1e-4)
+
+
 def test_a_class_column_is_read_and_said() -> None:
     run = dlfb_lab.train(Net(), (X, BINARY[:, None]), steps=1)
     notices = [n.text for n in run.record.notices]

@@ -176,6 +176,7 @@ def test_every_epoch_takes_all_rows_in_a_new_order() -> None:
     assert set(np.round(left, 4).tolist()) <= kinds
     in_last = np.round(left, 4) == round((1 - 0.2 / 4) * (1 - 0.2 / 2), 4)
     assert in_last.sum() + 2 * (np.round(left, 4) == round(0.9 * 0.9, 4)).sum() == 4
+    assert in_last.any(), "the last batch of the second epoch has other rows than that of the first"
     orders = set()
     for seed in range(3):
         for epochs in (1, 2):
@@ -393,8 +394,9 @@ def test_a_paused_run_can_be_stopped() -> None:
 
 
 def test_a_diverging_run_is_warned_of_once() -> None:
-    events, _ = train(Linear(), epochs=60, batch_size=8, optimizer="sgd", lr=1e6)
+    events, _ = train(Linear(), valid=0.2, epochs=60, batch_size=8, optimizer="sgd", lr=1e6)
     values = losses(events)
+    assert sum(not np.isfinite(b.losses).all() for b in Record(events).blocks) > 1
     assert not np.isfinite(values[-1])
     warnings = [e for e in events if isinstance(e, Notice) and e.level == "warning"]
     assert len(warnings) == 1

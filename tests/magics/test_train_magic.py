@@ -97,7 +97,7 @@ def test_a_body_that_fails_trains_nothing(shell: InteractiveShell, tmp_path: Pat
 
 def test_braces_and_dollars_are_left_as_they_are(shell: InteractiveShell) -> None:
     shell.user_ns["name"] = "expanded"
-    line = "%dlfb_train model {'x': x, 'y': y} --epochs 1 --name {name}$name"
+    line = "%dlfb_train model (x, y) --epochs 1 --name {name}$name"
     result, said = run_cell(shell, f"run = {line}")
     assert result.success, said
     assert shell.user_ns["run"].name == "{name}$name"
