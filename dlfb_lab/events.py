@@ -11,13 +11,15 @@ NaN and infinity are encoded on purpose: scalars as the strings "NaN",
 from __future__ import annotations
 
 import base64
+import binascii
 import dataclasses
 import math
 import time
-import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Union
+from functools import cache
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -233,8 +235,9 @@ def from_json(values: dict[str, Any]) -> Event | None:
     cls = KINDS.get(values["kind"])
     if cls is None:
         return None
-    hints = _hints(cls)
-    return cls(**{name: _decode(values[name], hints[name]) for name in hints if name in values})
+    known: Any = cls
+    fields = {name: decode for name, decode in _decoders(known).items() if name in values}
+    return cls(**{name: decode(values[name]) if decode else values[name] for name, decode in fields.items()})
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -259,29 +262,35 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(value: Any, hint: Any) -> Any:
+@cache
+def _decoders(cls: Any) -> dict[str, Callable[[Any], Any] | None]:
+    """Returns what reads each field; worked out once, because a long journal has many events."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: _decoder(hints[f.name]) for f in dataclasses.fields(cls)}
+
+
+def _decoder(hint: Any) -> Callable[[Any], Any] | None:
     if hint is float:
-        return _NON_FINITE[value] if isinstance(value, str) else float(value)
+        return _decode_float
     if hint == FloatBlock:
-        code, _, text = str(value).partition(":")
-        return np.frombuffer(base64.b64decode(text, validate=True), _BLOCK_TYPES[code])
-    origin = typing.get_origin(hint)
-    if origin is dict:
-        item_hint = typing.get_args(hint)[1]
-        return {key: _decode(item, item_hint) for key, item in dict(value).items()}
-    if origin is list:
-        item_hint = typing.get_args(hint)[0]
-        return [_decode(item, item_hint) for item in value]
-    if origin in (Union, types.UnionType):
-        return None if value is None else _decode(value, typing.get_args(hint)[0])
+        return _decode_block
+    if typing.get_origin(hint) is dict:
+        item = _decoder(typing.get_args(hint)[1]) or _as_is
+        return lambda value: {key: item(v) for key, v in dict(value).items()}
+    if typing.get_origin(hint) is list:
+        item = _decoder(typing.get_args(hint)[0]) or _as_is
+        return lambda value: [item(v) for v in value]
+    return None
+
+
+def _as_is(value: Any) -> Any:
     return value
 
 
-_hint_cache: dict[type[Event], dict[str, Any]] = {}
+def _decode_float(value: Any) -> float:
+    return _NON_FINITE[value] if isinstance(value, str) else float(value)
 
 
-def _hints(cls: type[Event]) -> dict[str, Any]:
-    if cls not in _hint_cache:
-        hints = typing.get_type_hints(cls)
-        _hint_cache[cls] = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-    return _hint_cache[cls]
+def _decode_block(value: Any) -> FloatBlock:
+    code, _, text = str(value).partition(":")
+    return np.frombuffer(binascii.a2b_base64(text, strict_mode=True), _BLOCK_TYPES[code])

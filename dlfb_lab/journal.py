@@ -12,6 +12,7 @@ left unfinished is skipped on reading; the rest is intact.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -135,22 +136,39 @@ def read(path: Path) -> list[Event]:
 
 
 def _read_file(path: Path) -> Iterator[Event]:
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                event = from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue
-            if event is not None:
-                yield event
+    for values in _parse(path.read_bytes().splitlines()):
+        try:
+            event = from_json(values)
+        except (ValueError, KeyError, TypeError):
+            continue
+        if event is not None:
+            yield event
+
+
+def _parse(lines: list[bytes]) -> Iterator[Any]:
+    """Parses each whole line: all at once, which takes half the time, unless one of them is damaged."""
+    try:
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+        if len(values) == len(lines):
+            yield from values
+            return
+    except ValueError:
+        pass
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
 
 
 def read_started(path: Path) -> RunStarted | None:
     """Returns the plan of the run in a folder, or None where it is not a run."""
     try:
-        return next((e for e in _read_file(path / EVENTS) if isinstance(e, RunStarted)), None)
-    except OSError:
+        with open(path / EVENTS, "rb") as file:
+            # It is the first event; a line or two before it may be torn.
+            values = _parse([line for line, _ in zip(file, range(3), strict=False)])
+            events = [from_json(v) for v in values]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    return next((e for e in events if isinstance(e, RunStarted)), None)
 
 
 def list_runs(store: Path) -> list[tuple[Path, RunStarted]]:
