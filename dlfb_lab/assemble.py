@@ -155,7 +155,7 @@ def _divide(r: TrainRequest, examples: Examples, task: Task) -> tuple[dict[str, 
         classes=task.encode(examples.y) if task.classifies else None,
         groups=examples.groups,
     )
-    parts = {name: examples.take(rows) for name, rows in rows_of.items()} | given
+    parts = {name: examples.take(rows) if fractions else examples for name, rows in rows_of.items()} | given
     splits.check_groups({name: part.groups for name, part in parts.items()})
     rows_of |= {name: np.arange(len(part)) for name, part in given.items()}
     order = [name for name in ("train", "valid", "test") if name in parts]

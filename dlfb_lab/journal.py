@@ -199,15 +199,17 @@ def find(store: Path, run: str) -> Path:
 
 
 def write_split(path: Path, parts: Mapping[str, np.ndarray]) -> None:
-    """Keeps which rows are in which part: int64 row numbers by part name."""
-    arrays: Any = dict(parts)
-    np.savez_compressed(path / "split.npz", **arrays)
+    """Keeps which rows are in which part: row numbers by part name."""
+    arrays: Any = {
+        name: rows.astype(np.int32 if rows.max(initial=0) < 2**31 else np.int64) for name, rows in parts.items()
+    }
+    np.savez(path / "split.npz", **arrays)
 
 
 def read_split(path: Path) -> dict[str, np.ndarray]:
-    """Returns what `write_split` kept."""
+    """Returns what `write_split` kept, int64."""
     with np.load(path / "split.npz") as file:
-        return {name: file[name] for name in file.files}
+        return {name: file[name].astype(np.int64) for name in file.files}
 
 
 def write_preparation(path: Path, preparation: Mapping[str, Any]) -> None:

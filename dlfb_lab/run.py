@@ -17,7 +17,7 @@ from dlfb_lab.data.scaling import Scaling
 from dlfb_lab.data.source import Array, Inputs, check_finite, inputs_array
 from dlfb_lab.data.tables import features, is_table
 from dlfb_lab.errors import DataError, DlfbLabError, OptionError, StoreError
-from dlfb_lab.events import ENDED, Evaluation, Event, Notice, Sink
+from dlfb_lab.events import ENDED, Evaluation, Event, Notice, Sink, Status
 from dlfb_lab.record import Record
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ class Run:
             self._trained = end.value
         except BaseException as error:
             self._error = error
+            if not self.record.ended:
+                # A second interrupt can land here, while an event is handed on, where the generator does not see it.
+                self._put(Status(step=self.record.step, state="stopped", reason="interrupted twice"))
             raise
         finally:
             self._over.set()

@@ -16,6 +16,7 @@ from dlfb_lab.engine import losses
 from dlfb_lab.engine.evaluation import Part
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.metrics import Metric
+from dlfb_lab.engine.programs import Program, shapes
 from dlfb_lab.engine.task import Task
 from dlfb_lab.errors import DlfbLabError, ModelError, OptionError
 from dlfb_lab.models.model import Model, PyTree
@@ -161,15 +162,15 @@ def _eval_steps(experiment: Experiment, steps_total: int, steps_per_epoch: int) 
     return max(1, math.ceil(epochs / MOST_EVALUATIONS)) * steps_per_epoch
 
 
-def _shapes(experiment: Experiment, function: Callable[..., Any], *arguments: PyTree) -> Any:
-    """Returns something shaped as what the function returns.
+def _shapes(experiment: Experiment, program: Program, *arguments: PyTree) -> Any:
+    """Returns something shaped as what the program returns.
 
     When debugging, the function is called: abstract values have nothing that `print` or pdb could show.
     """
     if debugging(experiment):
         with jax.disable_jit():
-            return function(*jax.device_put(arguments))
-    return jax.eval_shape(function, *arguments)
+            return program.function(*jax.device_put(arguments))
+    return shapes(program, *arguments)
 
 
 def _trace(experiment: Experiment, x: PyTree) -> tuple[PyTree, PyTree, Any]:
@@ -181,27 +182,27 @@ def _trace(experiment: Experiment, x: PyTree) -> tuple[PyTree, PyTree, Any]:
         output, extra = model.apply(params, extra, x, key, True)
         return params, extra, output
 
-    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(x))
     try:
-        return _shapes(experiment, start_and_apply, x)  # type: ignore[no-any-return]
+        return _shapes(experiment, Program("start and apply", model.key, start_and_apply), x)  # type: ignore[no-any-return]
     except DlfbLabError:
         raise
     except Exception as error:
-        raise ModelError(f"The model failed on inputs of shape {shapes}: {said(error)}") from error
+        of_x = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(x))
+        raise ModelError(f"The model failed on inputs of shape {of_x}: {said(error)}") from error
 
 
 def _check_loss(experiment: Experiment, loss: Loss, output: Any, targets: Any) -> None:
     try:
-        value = _shapes(experiment, loss.function, output, targets)
+        value = _shapes(experiment, Program("loss", loss, loss.function), output, targets)
     except Exception as error:
         raise ModelError(
             f"The loss `{loss.name}` failed on outputs of shape {tuple(output.shape)} and targets of shape "
             f"{tuple(targets.shape)}: {said(error)}"
         ) from error
-    if loss.own and value.shape not in ((), output.shape[:1]):
+    if loss.own and value.shape not in ((), output.shape[:1], output.shape):
         raise ModelError(
             f"The loss `{loss.name}` returned shape {value.shape} for {output.shape[0]} rows. "
-            "It must return one number, or one number a row."
+            "It must return one number, one a row, or one for each output."
         )
 
 

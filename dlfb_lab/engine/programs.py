@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 
+from dlfb_lab.models.model import structure
+
 MOST_KEPT = 64
 
 Compiled = Callable[..., Any]
-_kept: OrderedDict[Hashable, Compiled] = OrderedDict()
+_kept: OrderedDict[Hashable, Any] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,41 @@ def compiled(program: Program, *arguments: Any) -> tuple[Compiled, CompileTime |
     config: Any = jax.config
     if config.jax_disable_jit:
         return program.function, None
-    leaves, structure = jax.tree.flatten(arguments)
-    shapes = tuple((tuple(leaf.shape), str(leaf.dtype), bool(getattr(leaf, "weak_type", False))) for leaf in leaves)
-    key = (program.name, program.key, structure, shapes, _settings())
-    kept = _kept.get(key)
+    key = _key("compiled", program, arguments)
+    kept: Compiled | None = _found(key)
     if kept is not None:
-        _kept.move_to_end(key)
         return kept, None
     start = perf_counter()
     traced = jax.jit(program.function, donate_argnums=program.donate).trace(*arguments)
     traced_at = perf_counter()
     lowered = traced.lower()
     lowered_at = perf_counter()
-    _kept[key] = result = lowered.compile()
-    took = CompileTime(traced_at - start, lowered_at - traced_at, perf_counter() - lowered_at)
+    result = _keep(key, lowered.compile())
+    return result, CompileTime(traced_at - start, lowered_at - traced_at, perf_counter() - lowered_at)
+
+
+def shapes(program: Program, *arguments: Any) -> Any:
+    """Returns the shapes that the program would return, as `jax.ShapeDtypeStruct`; traced once."""
+    key = _key("shapes", program, arguments)
+    kept = _found(key)
+    return _keep(key, jax.eval_shape(program.function, *arguments)) if kept is None else kept
+
+
+def _key(what: str, program: Program, arguments: tuple[Any, ...]) -> Hashable:
+    return (what, program.name, program.key, structure(arguments), _settings())
+
+
+def _found(key: Hashable) -> Any:
+    if key in _kept:
+        _kept.move_to_end(key)
+    return _kept.get(key)
+
+
+def _keep(key: Hashable, value: Any) -> Any:
+    _kept[key] = value
     while len(_kept) > MOST_KEPT:
         _kept.popitem(last=False)
-    return result, took
+    return value
 
 
 def _settings() -> tuple[Hashable, ...]:

@@ -7,6 +7,7 @@ divided into dispatches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -52,6 +53,25 @@ def start(params: PyTree, extra: PyTree, opt_state: PyTree, order_length: int) -
     return Carry(params, extra, opt_state, step, row, epoch, jax.device_put(np.zeros(order_length, np.int32)))
 
 
+def random_order(key: jax.Array, rows: int) -> jax.Array:
+    """Returns the numbers below `rows` in random order, shape [rows], int32.
+
+    A plain sort of random bits with the row number in the low bits takes a quarter of the time of an argsort, and
+    that half the time of `jax.random.permutation`. Each round adds random bits, until ties are as rare as with keys
+    of twice the bits of a row number.
+    """
+    row_bits = max(1, (rows - 1).bit_length())
+    if row_bits > 20:
+        return jnp.argsort(jax.random.bits(key, (rows,))).astype(jnp.int32)
+    low = (1 << row_bits) - 1
+    order = jnp.arange(rows, dtype=jnp.uint32)
+    for round_ in range(math.ceil((2 * row_bits - 1) / (32 - row_bits))):
+        bits = jax.random.bits(jax.random.fold_in(key, round_), (rows,), jnp.uint32)
+        keys = jax.lax.sort((bits & ~jnp.uint32(low)) | jnp.arange(rows, dtype=jnp.uint32))
+        order = order[keys & jnp.uint32(low)]
+    return order.astype(jnp.int32)
+
+
 def training_program(
     model_key: Hashable,
     apply: Apply,
@@ -91,9 +111,7 @@ def training_program(
         return jnp.where(counts, values, 0).sum() / counts.sum(), extra
 
     def new_order(order_key: jax.Array, epoch: jax.Array) -> jax.Array:
-        # Sorting random bits is one sort where jax.random.permutation takes two or more.
-        bits = jax.random.bits(jax.random.fold_in(order_key, epoch), (rows,))
-        order = jnp.argsort(bits).astype(jnp.int32)
+        order = random_order(jax.random.fold_in(order_key, epoch), rows)
         return jnp.pad(order, (0, order_length - rows), mode="wrap") if order_length > rows else order
 
     def one_step(carry: Carry, x: PyTree, y: jax.Array, order_key: jax.Array, step_key: jax.Array) -> Any:

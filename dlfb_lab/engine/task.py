@@ -60,14 +60,21 @@ class Task:
             if y.ndim != 2 or y.shape[1] != len(self.classes):
                 raise DataError(f"{what} has shape {y.shape}; one-hot rows of {len(self.classes)} classes are needed.")
             return np.asarray(np.argmax(y, axis=1), np.int32)
-        number = {value: i for i, value in enumerate(self.values)}
-        flat = _flat(y).tolist()
-        try:
-            return np.fromiter((number[v] for v in flat), np.int32, len(flat))
-        except KeyError as error:
+        flat = _flat(y)
+        known = np.asarray(self.values)
+        if flat.dtype.kind in "biuf" and known.dtype.kind in "biuf":
+            number = np.searchsorted(known, flat).clip(max=len(known) - 1)
+            unknown = np.flatnonzero(known[number] != flat)
+        else:
+            numbers = {value: i for i, value in enumerate(self.values)}
+            number = np.fromiter((numbers.get(v, -1) for v in flat.tolist()), np.int32, len(flat))
+            unknown = np.flatnonzero(number < 0)
+        if len(unknown):
             raise DataError(
-                f"{what} holds the class {error.args[0]!r}; the known classes are {', '.join(self.classes)}."
-            ) from None
+                f"{what} holds the class {flat.tolist()[unknown[0]]!r}; "
+                f"the known classes are {', '.join(self.classes)}."
+            )
+        return np.asarray(number, np.int32)
 
     def describe(self, encoded: Array) -> str:
         """Returns the task in one sentence, from encoded targets."""

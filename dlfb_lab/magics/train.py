@@ -62,7 +62,7 @@ class TrainMagic(Magics):
     def dlfb_train(self, line: str, cell: str | None = None) -> Run | None:
         """Replaced below by the help."""
         shell: Any = self.shell
-        words, found = parse(line, (*TRAIN, INTO))
+        words, found = parse(line.rstrip().removesuffix(";"), (*TRAIN, INTO))
         if len(words) != 2:
             raise OptionError(_positional_problem(words))
         if cell is not None:

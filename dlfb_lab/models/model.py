@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 
 PyTree = Any
@@ -39,7 +40,7 @@ class Model(Protocol):
 
     @property
     def key(self) -> Hashable:
-        """Models with equal keys run the same compiled programs."""
+        """Models with equal keys run the same compiled programs, and start from parameters of the same shapes."""
 
     @property
     def optimizer(self) -> optax.GradientTransformation | None:
@@ -72,6 +73,12 @@ class Identity:
 
     def __hash__(self) -> int:
         return id(self.value)
+
+
+def structure(tree: PyTree) -> Hashable:
+    """Returns the structure of a pytree of arrays, and the shape and dtype of each leaf."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, tuple((jnp.shape(a), str(jnp.result_type(a)), bool(getattr(a, "weak_type", False))) for a in leaves)
 
 
 def hashable(value: Any) -> Hashable:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dlfb_lab.models.linen import linen_apply, train_flags
-from dlfb_lab.models.model import Model, PyTree, hashable
+from dlfb_lab.models.model import Model, PyTree, hashable, structure
 
 COLLECTIONS = ("batch_stats",)
 """Fields of a TrainState subclass that are linen collections."""
@@ -38,16 +38,18 @@ class TrainStateModel:
         Python itself takes methods of two equal objects for different ones.
         """
         apply_fn = self.state.apply_fn
-        if inspect.ismethod(apply_fn):
-            return (self.kind, hashable(apply_fn.__self__), apply_fn.__func__)
-        return (self.kind, hashable(apply_fn))
+        is_method = inspect.ismethod(apply_fn)
+        function = (hashable(apply_fn.__self__), apply_fn.__func__) if is_method else hashable(apply_fn)
+        return (self.kind, function, structure(self._given()))
 
     def start(self, rng: jax.Array, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         """See `Model.start`. Copies, because training reuses the memory of what it is given."""
-        extra = {name: getattr(self.state, name) for name in COLLECTIONS if getattr(self.state, name, None) is not None}
-        given = (self.state.params, extra, self.state.opt_state)
-        params, extra, opt_state = jax.tree.map(lambda a: jnp.array(a, copy=True), given)
+        params, extra, opt_state = jax.tree.map(lambda a: jnp.array(a, copy=True), self._given())
         return params, extra, opt_state
+
+    def _given(self) -> tuple[PyTree, PyTree, PyTree]:
+        extra = {name: getattr(self.state, name) for name in COLLECTIONS if getattr(self.state, name, None) is not None}
+        return self.state.params, extra, self.state.opt_state
 
     def finish(self, params: PyTree, extra: PyTree, opt_state: PyTree, step: int) -> Any:
         """Returns the user's own state with the trained values in it."""
