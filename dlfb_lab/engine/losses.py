@@ -19,6 +19,8 @@ import optax
 from dlfb_lab.engine.names import two_arguments
 from dlfb_lab.engine.task import Task
 from dlfb_lab.errors import ModelError, OptionError, nearest
+from dlfb_lab.models.fingerprint import fingerprint
+from dlfb_lab.models.model import hashable
 
 Link = Literal["identity", "sigmoid", "softmax"]
 """What turns raw outputs into predictions."""
@@ -170,7 +172,7 @@ def _own(function: Callable[..., Any], usual: Loss) -> Loss:
     target_first, _ = two_arguments(function, "loss")
     name = getattr(function, "__name__", type(function).__name__)
     call = partial(_call_own, function, target_first)
-    return Loss(name, call, usual.link, per_row=False, key=(function, target_first))
+    return Loss(name, call, usual.link, per_row=False, key=(hashable(function), fingerprint(function)))
 
 
 def _call_own(function: Callable[..., Any], target_first: bool, outputs: jax.Array, targets: jax.Array) -> jax.Array:

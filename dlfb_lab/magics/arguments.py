@@ -7,8 +7,7 @@ two Python expressions. Options stand anywhere: `--name value`, `--name=value`.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from dlfb_lab.errors import DlfbLabError, OptionError, nearest
@@ -35,6 +34,8 @@ def split(line: str, at: str = "") -> list[str]:
                 word += line[i]
             elif character == quote:
                 quote = ""
+        elif character == "#" and not depth and not at and not word:
+            break  # a comment
         elif (not depth) and (character == at if at else character.isspace()):
             words.append(word)
             word = ""
@@ -117,7 +118,13 @@ def evaluate(text: str, namespace: Mapping[str, Any]) -> Any:
         raise OptionError(f"`{text}` failed: {type(error).__name__}: {error}") from error
 
 
-def value_of(option: Option, text: str, evaluated: Callable[[str], Any], columns: Sequence[str]) -> Any:
+def value_of(
+    option: Option,
+    text: str,
+    evaluated: Callable[[str], Any],
+    columns: Collection[str] = (),
+    known: Collection[str] = (),
+) -> Any:
     """Returns an option's value from its text.
 
     Args:
@@ -125,37 +132,41 @@ def value_of(option: Option, text: str, evaluated: Callable[[str], Any], columns
         text: as it stood in the line.
         evaluated: evaluates an expression.
         columns: names of the data's columns or keys.
+        known: names that the option knows. One of them is that name, whatever a variable of that name holds: in a
+            notebook `accuracy = 0.93` or `from sklearn.metrics import auc` must not change a metric. In brackets it
+            is an expression.
 
     Raises:
         OptionError: it is neither a known name nor an expression.
     """
     if option.takes == "text":
-        return _unquoted(text)
+        is_expression = text[:1] in "([" or text[:2] in ("f'", 'f"')
+        return str(evaluated(text)) if is_expression else _unquoted(text)
     if option.takes == "column" and _unquoted(text) in columns:
         return _unquoted(text)
     if option.takes == "names":
-        return [_name_or_value(word.strip(), evaluated) for word in split(text, ",")]
+        return [value for word in split(_unquoted(text), ",") for value in _listed(word.strip(), evaluated, known)]
     if option.takes == "choice":
-        return _name_or_value(text, evaluated)
+        return _name_or_value(text, evaluated, known)
     return evaluated(text)
 
 
-def _name_or_value(text: str, evaluated: Callable[[str], Any]) -> Any:
-    """A bare word that names nothing in the namespace is left as a name, for whoever knows the names.
+def _listed(word: str, evaluated: Callable[[str], Any], known: Collection[str]) -> list[Any]:
+    value = _name_or_value(word, evaluated, known)
+    return list(value) if isinstance(value, list | tuple) else [value]
 
-    So is one whose value nobody takes: `accuracy = 0.93` in a notebook must not hide the metric.
-    """
-    if _unquoted(text) != text:
-        return _unquoted(text)
-    bare = text.replace("-", "_").isidentifier()
+
+def _name_or_value(text: str, evaluated: Callable[[str], Any], known: Collection[str]) -> Any:
+    """A word that is neither known nor in the namespace is left as it is, for a message that suggests a known one."""
+    text = _unquoted(text) if _unquoted(text).isidentifier() else text
+    if text.lower() in known:
+        return text.lower()
     try:
-        value = evaluated(text)
+        return evaluated(text)
     except OptionError:
-        if bare:
+        if text.isidentifier():
             return text
         raise
-    # An optax optimizer is a tuple.
-    return value if not bare or callable(value) or isinstance(value, str | tuple | Integral) else text
 
 
 def _unquoted(text: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 
 from dlfb_lab.errors import OptionError
 from dlfb_lab.magics.arguments import evaluate, parse, value_of
@@ -57,9 +58,10 @@ def help_text() -> str:
 class TrainMagic(Magics):
     """Holds the magic, as IPython wants it."""
 
+    @needs_local_scope
     @no_var_expand
     @line_cell_magic
-    def dlfb_train(self, line: str, cell: str | None = None) -> Run | None:
+    def dlfb_train(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Run | None:
         """Replaced below by the help."""
         shell: Any = self.shell
         words, found = parse(line.rstrip().removesuffix(";"), (*TRAIN, INTO))
@@ -69,16 +71,19 @@ class TrainMagic(Magics):
             result = shell.run_cell(cell, store_history=False)
             if not result.success:
                 return None
-        namespace = shell.user_ns
+        # In the body of a function the names of that body come first.
+        namespace = {**shell.user_ns, **(local_ns or {})}
 
         def evaluated(text: str) -> Any:
             return evaluate(text, namespace)
 
         model, data = evaluated(words[0]), evaluated(words[1])
-        columns = [str(c) for c in (data.keys() if hasattr(data, "keys") else ())]
+        table = data[0] if isinstance(data, tuple | list) and data else data
+        columns = [str(c) for c in (table.keys() if hasattr(table, "keys") else ())]
         into = found.pop("into", None)
+        known = known_names()
         options: dict[str, Any] = {
-            o.keyword: text if isinstance(text, bool) else value_of(o, text, evaluated, columns)
+            o.keyword: text if isinstance(text, bool) else value_of(o, text, evaluated, columns, known.get(o.name, ()))
             for o in TRAIN
             if (text := found.get(o.keyword)) is not None
         }
@@ -86,11 +91,23 @@ class TrainMagic(Magics):
         from dlfb_lab import api
         from dlfb_lab.assemble import TrainRequest
 
-        source = cell if cell is not None else f"%dlfb_train {line}"
+        source = f"%dlfb_train {line}" if cell is None else f"%%dlfb_train {line}\n{cell}"
         run = api.train_request(TrainRequest(model=model, data=data, source=source, **options))
         if into is not None:
-            namespace[str(into)] = run
+            shell.user_ns[str(into)] = run
         return run
+
+
+def known_names() -> dict[str, Collection[str]]:
+    """Returns the names that an option knows, by option; they win over variables of the same name."""
+    from dlfb_lab.engine import losses, metrics, optimizers
+
+    return {
+        "loss": losses.NAMES,
+        "metrics": (*metrics.METRICS, *metrics.ALIASES),
+        "optimizer": optimizers.names(),
+        "batch-size": ("full",),
+    }
 
 
 def _positional_problem(words: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from dlfb_lab.errors import ModelError
@@ -17,6 +18,13 @@ def adapt(model: Any) -> Model:
     Raises:
         ModelError: no adapter knows it.
     """
+    nnx: Any = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(model, nnx.Module):
+        raise ModelError(
+            f"`{type(model).__name__}` is a Flax NNX module; linen modules, TrainStates and functions can be trained. "
+            "Make a function of it: model.eval(); graphdef, params, rest = nnx.split(model, nnx.Param, ...); then give "
+            "(lambda params, x: nnx.merge(graphdef, params, rest)(x), params). It trains without dropout."
+        )
     for adapter in ADAPTERS:
         adapted = adapter(model)
         if adapted is not None:

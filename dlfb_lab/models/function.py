@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dlfb_lab.errors import ModelError
+from dlfb_lab.models.fingerprint import fingerprint
 from dlfb_lab.models.model import Model, PyTree, hashable, structure
 
 
@@ -42,7 +43,7 @@ class FunctionModel:
     @property
     def key(self) -> Hashable:
         """The function."""
-        return (self.kind, hashable(self.function), structure(self.params))
+        return (self.kind, hashable(self.function), fingerprint(self.function), structure(self.params))
 
     def start(self, rng: jax.Array, x: PyTree) -> tuple[PyTree, PyTree, None]:
         """See `Model.start`. Copies, because training reuses the memory of what it is given."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dlfb_lab.errors import ModelError
+from dlfb_lab.models.fingerprint import fingerprint
 from dlfb_lab.models.model import Model, PyTree, hashable
 
 TRAIN_FLAGS = {
@@ -59,7 +60,7 @@ class LinenModel:
     @property
     def key(self) -> Hashable:
         """The module: linen modules of one class with equal fields are equal."""
-        return (self.kind, hashable(self.module))
+        return (self.kind, hashable(self.module), fingerprint(self.module))
 
     def start(self, rng: jax.Array, x: PyTree) -> tuple[PyTree, PyTree, None]:
         """See `Model.start`."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dlfb_lab.errors import ModelError
+from dlfb_lab.models.fingerprint import fingerprint
 from dlfb_lab.models.linen import linen_apply, train_flags
 from dlfb_lab.models.model import Model, PyTree, hashable, structure
 
@@ -25,11 +27,30 @@ class TrainStateModel:
 
     def __init__(self, state: Any) -> None:
         self.state = state
-        module = getattr(state.apply_fn, "__self__", None)
-        self.name = type(module).__name__ if module is not None else getattr(state.apply_fn, "__name__", "TrainState")
-        flags = train_flags(module.__call__ if callable(module) else state.apply_fn)
         self.optimizer = state.tx
-        self.apply = partial(linen_apply if module is not None else plain_apply, state.apply_fn, flags)
+        call, module = unwrapped(state.apply_fn)
+        self.name = type(module).__name__ if module is not None else getattr(call, "__name__", "TrainState")
+        bound = call.keywords if isinstance(call, partial) else {}
+        names, takes_any = _arguments(call)
+        if module is None:
+            flags = train_flags(call)
+        else:
+            _check_params(state.params, self.name)
+            method = bound.get("method") or "__call__"
+            flags = train_flags(getattr(module, method) if isinstance(method, str) else method)
+        flags = {name: value for name, value in flags.items() if name not in bound}
+        passes_on = module is not None and takes_any
+        needed = [*flags, *(["mutable"] if self._given()[1] else [])]
+        missing = [] if passes_on else [name for name in needed if name not in names]
+        if missing:
+            raise ModelError(
+                f"The TrainState's apply_fn `{self.name}` takes no argument `{missing[0]}`, without which "
+                f"{'batch statistics cannot be updated' if missing[0] == 'mutable' else 'it would not train'}. "
+                "Give the module's own: apply_fn=model.apply."
+            )
+        if not passes_on:
+            call = partial(_called_plainly, call, "rngs" in names)
+        self.apply = partial(linen_apply, call, flags)
 
     @property
     def key(self) -> Hashable:
@@ -40,7 +61,7 @@ class TrainStateModel:
         apply_fn = self.state.apply_fn
         is_method = inspect.ismethod(apply_fn)
         function = (hashable(apply_fn.__self__), apply_fn.__func__) if is_method else hashable(apply_fn)
-        return (self.kind, function, structure(self._given()))
+        return (self.kind, function, fingerprint(apply_fn), structure(self._given()))
 
     def start(self, rng: jax.Array, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         """See `Model.start`. Copies, because training reuses the memory of what it is given."""
@@ -56,18 +77,60 @@ class TrainStateModel:
         return self.state.replace(step=self.state.step + step, params=params, opt_state=opt_state, **extra)
 
 
-def plain_apply(
-    apply_fn: Any,
-    flags: dict[str, bool],
-    params: PyTree,
-    extra: PyTree,
-    x: PyTree,
-    rng: jax.Array,
-    train: bool,
-) -> tuple[Any, PyTree]:
+def unwrapped(apply_fn: Any) -> tuple[Any, Any]:
+    """Returns what to call for an apply function, and the linen module whose `apply` it is or wraps, or None.
+
+    `jax.jit` is taken off: it would trace the flags, and what calls it is compiled anyway. A partial keeps its
+    arguments, except for `mutable`, which differs between training and evaluation.
+    """
+    if isinstance(apply_fn, partial):
+        call, module = unwrapped(apply_fn.func)
+        bound = {name: value for name, value in apply_fn.keywords.items() if name != "mutable" or module is None}
+        return partial(call, *apply_fn.args, **bound), module
+    if inspect.ismethod(apply_fn):
+        linen: Any = sys.modules.get("flax.linen")
+        return apply_fn, apply_fn.__self__ if linen and isinstance(apply_fn.__self__, linen.Module) else None
+    inner = getattr(apply_fn, "__wrapped__", None)
+    if inner is None:
+        return apply_fn, None
+    call, module = unwrapped(inner)
+    return (call if isinstance(apply_fn, jax.stages.Wrapped) else apply_fn), module
+
+
+def _arguments(function: Any) -> tuple[set[str], bool]:
+    """Returns the names of a function's own arguments, and whether it takes any other by name."""
+    try:
+        arguments = inspect.signature(function, follow_wrapped=False).parameters
+    except (TypeError, ValueError):
+        return set(), False
+    return set(arguments), any(a.kind is a.VAR_KEYWORD for a in arguments.values())
+
+
+def _check_params(params: PyTree, name: str) -> None:
+    if isinstance(params, Mapping) and "params" in params:
+        raise ModelError(
+            f"The params of the TrainState of {name} are all its variables ({', '.join(params)}). "
+            'Give params=variables["params"].'
+        )
+
+
+def _called_plainly(
+    function: Any, takes_rngs: bool, variables: dict[str, PyTree], x: PyTree, rngs: Any = None, **arguments: Any
+) -> Any:
     """Calls an `apply_fn` that is the user's own function of variables and inputs."""
-    arguments = {name: value is train for name, value in flags.items()}
-    return apply_fn({"params": params, **extra}, x, **arguments), extra
+    if takes_rngs and rngs is not None:
+        arguments["rngs"] = rngs
+    try:
+        return function(variables, x, **arguments)
+    except (KeyError, TypeError) as error:
+        params = variables["params"]
+        if isinstance(params, Mapping) and not (isinstance(error, KeyError) and error.args[0] in params):
+            raise
+        name = getattr(function, "__name__", "apply")
+        raise ModelError(
+            f"The TrainState's apply_fn `{name}` failed with {type(error).__name__}: {str(error)[:80]}. As in Flax, it "
+            f'is called with {{"params": params}} and x. Give a function of params and x as ({name}, params).'
+        ) from error
 
 
 def adapt(model: Any) -> Model | None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dlfb_lab.errors import OptionError
 from dlfb_lab.magics import arguments
+from dlfb_lab.magics.train import known_names
 from dlfb_lab.options import TRAIN, Option
 
 OPTION = {o.name: o for o in TRAIN}
@@ -110,7 +111,7 @@ def value(name: str, text: str, namespace: dict[str, Any] | None = None, columns
     def evaluated(expression: str) -> Any:
         return arguments.evaluate(expression, namespace or {})
 
-    return arguments.value_of(OPTION[name], text, evaluated, columns or [])
+    return arguments.value_of(OPTION[name], text, evaluated, columns or [], known_names().get(name, ()))
 
 
 def own(y_true: Any, y_pred: Any) -> float:
@@ -140,6 +141,30 @@ def test_a_variable_that_happens_to_be_called_like_a_metric_does_not_hide_it() -
     assert value("loss", "mse", scores) == "mse"
     assert value("optimizer", "adam", scores) == "adam"
     assert value("batch-size", "full", scores) == "full"
+
+
+def test_a_function_called_like_a_known_name_is_taken_in_brackets() -> None:
+    assert value("metrics", "auc", {"auc": own}) == ["auc"]
+    assert value("metrics", "(auc)", {"auc": own}) == [own]
+    assert value("batch-size", "full", {"full": np.full}) == "full"
+
+
+def test_metrics_may_be_a_list_and_minded_case_is_not() -> None:
+    assert value("metrics", '["accuracy", own]', {"own": own}) == ["accuracy", own]
+    assert value("metrics", "chosen", {"chosen": ["accuracy", "auc"]}) == ["accuracy", "auc"]
+    assert value("metrics", '"accuracy, auc"') == ["accuracy", "auc"]
+    assert value("metrics", "AUC,MCC") == ["auc", "mcc"]
+    assert value("loss", "MSE") == "mse"
+
+
+def test_a_text_may_be_computed() -> None:
+    assert value("name", 'f"w{i}"', {"i": 3}) == "w3"
+    assert value("name", "w{i}", {"i": 3}) == "w{i}"
+
+
+def test_a_comment_ends_the_line() -> None:
+    assert arguments.split("model (x, y) --epochs 3  # a comment (with") == ["model", "(x, y)", "--epochs", "3"]
+    assert arguments.split("f('#1') d[\"#\"]") == ["f('#1')", 'd["#"]']
 
 
 def test_an_expression_that_fails_is_no_name() -> None:

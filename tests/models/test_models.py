@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from dlfb_lab.models.function import FunctionState
 from dlfb_lab.models.linen import LinenState
 from dlfb_lab.run import Run
 
+TINY = optax.sgd(1e-12)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 3)).astype(np.float32)
 Y = X[:, 0].astype(np.float32)
@@ -75,6 +78,104 @@ def test_a_train_state_is_told_too() -> None:
     run = train(TrainState.create(apply_fn=model.apply, params=params, tx=optax.adam(0.01)))
     assert run.history["train/loss"][0] > 5e5
     assert np.abs(run.predict(X)).max() < 100
+
+
+def handed_on(module: nn.Module) -> Any:
+    @functools.wraps(module.apply)
+    def apply(variables: Any, x: jax.Array, **arguments: Any) -> Any:
+        return module.apply(variables, x, **arguments)
+
+    return apply
+
+
+WRAPPED: dict[str, Callable[[nn.Module], Any]] = {
+    "jit": lambda module: jax.jit(module.apply),
+    "jit with static flags": lambda module: jax.jit(module.apply, static_argnames=("train", "mutable")),
+    "partial": lambda module: functools.partial(module.apply, mutable=["batch_stats"]),
+    "partial of jit": lambda module: functools.partial(jax.jit(module.apply), capture_intermediates=False),
+    "jit of partial": lambda module: jax.jit(functools.partial(module.apply, method="__call__")),
+    "wraps": handed_on,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_a_wrapped_apply_trains_as_the_module_does(wrapper: str) -> None:
+    module = DropsOut()
+    variables = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+
+    def trained(apply_fn: Any) -> Run:
+        state = StateWithStatistics.create(
+            apply_fn=apply_fn, params=variables["params"], tx=TINY, batch_stats=variables["batch_stats"]
+        )
+        return train(state, valid=0.25)
+
+    run, plain = trained(WRAPPED[wrapper](module)), trained(module.apply)
+    np.testing.assert_array_equal(run.history["train/loss"], plain.history["train/loss"])
+    np.testing.assert_array_equal(run.history["valid/loss"], plain.history["valid/loss"])
+    assert np.any(run.state.batch_stats["BatchNorm_0"]["mean"] != 0)
+    assert run.name == "DropsOut"
+
+
+def test_arguments_that_a_partial_binds_are_kept() -> None:
+    module = Deterministic()
+    params = module.init(jax.random.key(0), X, deterministic=True)["params"]
+    frozen = functools.partial(module.apply, deterministic=True)
+    run = train(TrainState.create(apply_fn=frozen, params=params, tx=TINY))
+    assert run.history["train/loss"][0] < 1e3
+
+
+def test_batch_statistics_that_cannot_be_updated_are_refused() -> None:
+    module = DropsOut()
+    variables = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+
+    def own(variables: Any, x: jax.Array) -> Any:
+        return module.apply(variables, x, train=False)
+
+    for apply_fn, said in (
+        (own, "`own` takes no argument `mutable`.*batch statistics"),
+        (functools.wraps(module.apply)(own), "`DropsOut` takes no argument `train`"),
+    ):
+        state = StateWithStatistics.create(
+            apply_fn=apply_fn, params=variables["params"], tx=TINY, batch_stats=variables["batch_stats"]
+        )
+        with pytest.raises(ModelError, match=said + ".*apply_fn=model.apply"):
+            train(state)
+
+
+def test_params_that_are_all_variables_are_refused() -> None:
+    module = nn.Dense(1)
+    state = TrainState.create(apply_fn=module.apply, params=module.init(jax.random.key(0), X), tx=TINY)
+    with pytest.raises(ModelError, match=r'Give params=variables\["params"\]'):
+        train(state)
+
+
+@pytest.mark.parametrize("params", [{"w": np.zeros(3, np.float32)}, np.zeros(3, np.float32)], ids=["dict", "array"])
+def test_an_apply_of_params_rather_than_variables_is_told_so(params: Any) -> None:
+    def own(params: Any, x: jax.Array) -> jax.Array:
+        return x @ params["w"]
+
+    state = TrainState.create(apply_fn=own if isinstance(params, dict) else lambda p, x: x @ p, params=params, tx=TINY)
+    with pytest.raises(ModelError, match=r"apply_fn.*is called with \{\"params\": params\} and x.*, params\)"):
+        train(state)
+
+
+def test_an_nnx_module_is_refused_with_advice_that_works() -> None:
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.dense, self.dropout = nnx.Linear(3, 1, rngs=rngs), nnx.Dropout(0.1, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.dropout(self.dense(x))
+
+    model = Net(nnx.Rngs(0))
+    with pytest.raises(ModelError, match=r"`Net` is a Flax NNX module.*nnx\.split\(model, nnx\.Param, \.\.\.\)"):
+        train(model)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    run = train((lambda params, x: nnx.merge(graphdef, params, rest)(x), params), valid=0.25, lr=0.1, steps=50)
+    assert run.history["valid/loss"].dropna().iloc[-1] < run.history["valid/loss"].dropna().iloc[0]
+    assert run.predict(X).shape == (24, 1)
 
 
 class DropsOut(nn.Module):
