@@ -12,7 +12,7 @@ import numpy as np
 from dlfb_lab import data as sources
 from dlfb_lab import models
 from dlfb_lab.data import splits
-from dlfb_lab.data.scaling import Scaling
+from dlfb_lab.data.scaling import Scaling, device_inputs, flattened
 from dlfb_lab.data.source import Array, Examples
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import loop, losses, optimizers
@@ -81,9 +81,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     rows_of, parts = _divide(r, examples, task)
     encoded = {name: task.encode(part.y, f"the targets of the {name} part") for name, part in parts.items()}
     scaling = Scaling.fit(parts["train"].x) if r.scale else None
-    ready = {
-        name: Part(part.x if scaling is None else scaling.apply(part.x), encoded[name]) for name, part in parts.items()
-    }
+    ready = {name: Part(device_inputs(part.x, scaling), encoded[name]) for name, part in parts.items()}
     optimizer, optimizer_name, rate = _optimizer(r, model)
     batch_size = _batch_size(r.batch_size, len(ready["train"]))
     experiment = Experiment(
@@ -121,12 +119,11 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         source=r.source,
     )
     plan = experiments.plan(experiment)
-    experiment = replace(experiment, notices=tuple(_notices(examples, experiment, plan.target_shape)))
+    experiment = replace(experiment, notices=tuple(_notices(r, examples, experiment, plan.target_shape)))
 
     def read(new: Any) -> Part:
         part = _like(_read_set(r, new, "the data"), examples, "the data")
-        x = part.x if scaling is None else scaling.apply(part.x)
-        return Part(x, task.encode(part.y, "the targets"))
+        return Part(device_inputs(part.x, scaling), task.encode(part.y, "the targets"))
 
     return Session(
         experiment=experiment,
@@ -245,7 +242,7 @@ def _described(value: Any) -> Any:
 
 
 def _notices(
-    examples: Examples, experiment: Experiment, target_shape: tuple[int, ...]
+    r: TrainRequest, examples: Examples, experiment: Experiment, target_shape: tuple[int, ...]
 ) -> Iterable[tuple[Literal["info", "warning"], str]]:
     y, task = examples.y, experiment.task
     if y.ndim == 2 and y.shape[1] == 1 and (task.classifies or target_shape == ()):
@@ -255,3 +252,11 @@ def _notices(
         missing = [task.classes[i] for i in np.flatnonzero(counts == 0)]
         if missing:
             yield "warning", f"No training row has the class {', '.join(missing[:5])}; it cannot be learned."
+    for name, lost in () if r.scale else flattened(examples.x):
+        what = f"the input `{name}`" if name else "x"
+        shown = ", ".join(f"`{examples.features[i]}`" if examples.features else str(i) for i in lost[:5])
+        yield (
+            "warning",
+            f"The numbers in column{'s' if len(lost) > 1 else ''} {shown} of {what} are so close together that they "
+            "are all the same as 32-bit numbers, and teach nothing. Say --scale.",
+        )

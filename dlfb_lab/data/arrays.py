@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlfb_lab.data import tables
-from dlfb_lab.data.source import Examples, as_array, inputs_array
+from dlfb_lab.data.source import Examples, as_array, inputs_array, refuse_kind
 from dlfb_lab.errors import DataError, OptionError, nearest
 
 TARGET_KEYS = ("y", "target", "targets", "label", "labels")
@@ -63,7 +63,11 @@ def read_dict(data: Any, target: str | None, groups: Any) -> Examples | None:
 
 
 def _targets(y: Any) -> Any:
-    return tables.target_array(y) if tables.is_series(y) else as_array(y, "y")
+    array = tables.target_array(y) if tables.is_series(y) else as_array(y, "y")
+    refuse_kind(array, "y")
+    if array.ndim == 0:
+        raise DataError(f"y is a single value ({array}); it needs one target per example.")
+    return array
 
 
 def _groups(groups: Any) -> Any:

@@ -23,12 +23,18 @@ class Examples:
         y: targets as the user gave them, shape [rows, ...], any dtype.
         features: names of the last axis of `x`; empty where it has none.
         groups: what each row belongs to, shape [rows]; None where rows are independent.
+        categories: the classes in the order the user gave them, where the targets are a pandas categorical.
+        labels: names of the columns of `y`; empty where it has none.
+        notices: what the user should know about how the data were read.
     """
 
     x: Inputs
     y: Array
     features: list[str] = field(default_factory=list)
     groups: Array | None = None
+    categories: tuple[object, ...] | None = None
+    labels: list[str] = field(default_factory=list)
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -47,8 +53,15 @@ def as_array(values: Any, what: str) -> Array:
     """Returns a NumPy array of what the user gave.
 
     Raises:
-        DataError: it is ragged or not an array at all.
+        DataError: it is ragged, sparse or not an array at all.
     """
+    if type(values).__module__.startswith("scipy.sparse"):
+        raise DataError(f"{what} is a sparse {type(values).__name__}, shape {values.shape}. Call .toarray() on it.")
+    if isinstance(values, np.ma.MaskedArray):
+        # A masked entry is a gap, and is then refused or dropped as any other gap.
+        number = values.dtype.kind in "biuf"
+        values = values.astype(np.result_type(values.dtype, np.float32) if number else object)
+        values = values.filled(np.nan if number else None)
     try:
         array = np.asarray(values)
     except Exception as error:
@@ -58,16 +71,34 @@ def as_array(values: Any, what: str) -> Array:
     return array
 
 
+def refuse_kind(array: Array, what: str) -> None:
+    """Refuses complex numbers and dates, which would be turned into other numbers without a word.
+
+    Raises:
+        DataError: what to give instead.
+    """
+    if array.dtype.kind == "c":
+        raise DataError(f"{what} holds complex numbers ({array.dtype}). Give real numbers, such as {what}.real.")
+    if array.dtype.kind in "mM":
+        raise DataError(
+            f"{what} holds dates or times ({array.dtype}), not numbers. Give numbers, such as days since the first: "
+            "(t - t.min()) / np.timedelta64(1, 'D')."
+        )
+
+
 def inputs_array(values: Any, what: str) -> Array:
-    """Returns inputs as numbers the device takes: bool becomes float32, float64 becomes float32.
+    """Returns inputs as numbers: bool becomes float32, integers int32, or float64 where they are too large.
+
+    float64 stays: `scaling.device_inputs` rounds it after scaling, which needs its digits.
 
     Raises:
         DataError: they are not numbers.
     """
     array = as_array(values, what)
+    refuse_kind(array, what)
     if array.dtype == object or array.dtype.kind not in "biuf":
         try:
-            array = array.astype(np.float32)
+            array = array.astype(np.float64)
         except (TypeError, ValueError):
             raise DataError(
                 f"{what} holds {array.dtype} values, not numbers (for example {array.reshape(-1)[0]!r}). "
@@ -75,10 +106,10 @@ def inputs_array(values: Any, what: str) -> Array:
             ) from None
     if array.ndim == 0:
         raise DataError(f"{what} is a single number ({array}); it needs one row per example.")
-    if array.dtype == bool or array.dtype == np.float64:
+    if array.dtype == bool:
         return array.astype(np.float32)
-    if array.dtype == np.int64:
-        return array.astype(np.int32) if _fits_int32(array) else array.astype(np.float32)
+    if array.dtype.kind in "iu" and array.dtype.itemsize >= 4:
+        return array.astype(np.int32 if _fits_int32(array) else np.float64)
     return array
 
 

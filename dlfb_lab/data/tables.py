@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from dlfb_lab.data.source import Array, Examples, as_array
+from dlfb_lab.data.source import Array, Examples, as_array, refuse_kind
 from dlfb_lab.errors import DataError, OptionError, nearest
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def read_table(data: Any, target: str | None, groups: Any) -> Examples | None:
 
 
 def features(table: pd.DataFrame) -> Array:
-    """Returns the columns as one matrix, shape [rows, columns], float32; gaps become NaN.
+    """Returns the columns as one matrix, shape [rows, columns], float64; gaps become NaN.
 
     Raises:
         DataError: a column does not hold numbers.
@@ -69,6 +69,8 @@ def features(table: pd.DataFrame) -> Array:
 
     for name in table.columns:
         column = table[name]
+        if isinstance(column.dtype, np.dtype):
+            refuse_kind(np.empty(0, column.dtype), f"the feature column `{name}`")
         if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
             example = column.dropna().iloc[0] if column.notna().any() else "nothing"
             raise DataError(
@@ -76,7 +78,7 @@ def features(table: pd.DataFrame) -> Array:
                 f"Turn it into numbers with pandas.get_dummies(df, columns=[{str(name)!r}]), "
                 f"or leave it out with df.drop(columns=[{str(name)!r}])."
             )
-    return table.to_numpy(dtype=np.float32, na_value=np.nan)
+    return table.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def target_array(column: pd.Series | pd.Categorical) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 
 from dlfb_lab import data
 from dlfb_lab.errors import DataError, OptionError
@@ -29,7 +30,7 @@ def cells() -> pd.DataFrame:
 def test_a_table_gives_features_target_and_groups(cells: pd.DataFrame) -> None:
     examples = data.read(cells, target="label", groups="patient")
     assert examples.features == ["radius", "count", "alive"]
-    assert examples.x.dtype == np.float32
+    assert examples.x.dtype == np.float64
     np.testing.assert_array_equal(examples.x, [[1, 1, 1], [2, 2, 0], [3, 3, 1], [4, 4, 0]])
     assert examples.y.tolist() == ["benign", "malignant", "benign", "benign"]
     assert examples.groups is not None
@@ -132,7 +133,7 @@ def test_a_pair_takes_jax_arrays_lists_and_pandas() -> None:
         (pd.DataFrame(x), pd.Series(y)),
     ):
         examples = data.read(pair)
-        assert examples.x.dtype == np.float32
+        assert examples.x.dtype == (np.float32 if isinstance(pair[0], jnp.ndarray) else np.float64)
         np.testing.assert_array_equal(examples.x, x)
         np.testing.assert_array_equal(examples.y, y)
 
@@ -150,16 +151,26 @@ def test_a_pair_has_its_target_already() -> None:
         data.read(([[1.0]], [1.0]), target="y")
 
 
-def test_inputs_become_what_the_device_takes() -> None:
+def test_inputs_become_numbers_of_few_kinds() -> None:
     def read(x: Any) -> Any:
         return data.read((x, [0, 1])).x
 
-    assert read(np.array([1.0, 2.0])).dtype == np.float32
+    assert read(np.array([1.0, 2.0])).dtype == np.float64, "scaling needs its digits"
+    assert read(np.array([1.0, 2.0], np.float16)).dtype == np.float16
     assert read(np.array([True, False])).dtype == np.float32
     assert read(np.array([1, 2])).dtype == np.int32
-    assert read(np.array([1, 2**40])).dtype == np.float32
+    for large in (np.int64(2**40), np.uint64(2**63), np.uint32(2**32 - 1)):
+        assert read(np.array([1, large], large.dtype)).tolist() == [1.0, float(large)]
+    assert read(np.array([1, 2], np.uint32)).dtype == np.int32
     assert read(np.array([1, 2], np.uint8)).dtype == np.uint8
-    assert read(np.array([1, 2.5], object)).dtype == np.float32
+    assert read(np.array([1, 2.5], object)).dtype == np.float64
+
+
+def test_a_masked_entry_is_a_gap() -> None:
+    for values in ([1, 2, 3], [1.0, 2.0, 3.0]):
+        x = np.ma.masked_array(np.array(values)[:, None], mask=[[False], [True], [False]])
+        with pytest.raises(DataError, match="x holds NaN: 1 value in 1 of 3 rows"):
+            data.read((x, [0, 1, 0]))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +187,12 @@ def test_inputs_become_what_the_device_takes() -> None:
         (([["a"], ["b"]], [0, 1]), "x holds <U1 values, not numbers.*'a'"),
         (([[1.0], [1.0, 2.0]], [0, 1]), "x cannot be made into an array"),
         ((3.0, [0, 1]), r"x is a single number \(3.0\)"),
+        (([[1.0], [2.0]], 3), r"y is a single value \(3\)"),
+        (([[1j], [2.0]], [0, 1]), r"x holds complex numbers \(complex128\).*x.real"),
+        (([[1.0], [2.0]], [1j, 2.0]), "y holds complex numbers"),
+        ((np.array([["2020-01-01"], ["2021-01-01"]], "M8[D]"), [0, 1]), r"x holds dates or times.*days since"),
+        ((pd.DataFrame({"born": pd.to_datetime(["2020-01-01"] * 2)}), [0, 1]), "column `born` holds dates or times"),
+        ((scipy.sparse.eye(2), [0, 1]), r"x is a sparse .*shape \(2, 2\). Call .toarray\(\)"),
     ],
 )
 def test_bad_arrays_are_refused(pair: Any, said: str) -> None:
