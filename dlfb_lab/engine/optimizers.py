@@ -11,16 +11,18 @@ import optax
 
 from dlfb_lab.errors import OptionError, nearest
 
+LINE_SEARCHING = ("lbfgs",)
+"""These call the loss several times a step, at parameters of their own choice."""
 USUAL_RATE = {"sgd": 0.01, "noisy_sgd": 0.01, "lion": 1e-4, "adafactor": 1e-3}
 
 
 @lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
-    """Returns the names of optax's optimizers: its functions that take a learning rate first."""
+    """Returns the names of optax's optimizers: its functions that take a learning rate first, building blocks apart."""
     found = []
     for name in dir(optax):
         function = getattr(optax, name)
-        if inspect.isfunction(function) and not name.startswith("_"):
+        if inspect.isfunction(function) and not name.startswith(("_", "scale_by_")) and name not in LINE_SEARCHING:
             first = next(iter(inspect.signature(function).parameters), "")
             if first == "learning_rate":
                 found.append(name)
@@ -50,6 +52,11 @@ def choose(optimizer: Any, lr: float | None) -> tuple[optax.GradientTransformati
         name = called if getattr(optax, called, None) is name else name
     if not isinstance(name, str):
         raise OptionError(f"--optimizer: a {type(name).__name__} is no optimizer. Give an optax name or object.")
+    if name.lower() in LINE_SEARCHING:
+        raise OptionError(
+            f"--optimizer {name}: it searches along a line, calling the loss several times a step, which training here "
+            "does not do. Take another, such as adam."
+        )
     if name.lower() not in names():
         raise OptionError(f"--optimizer {name}: optax has no such optimizer.{nearest(name.lower(), names())}")
     name = name.lower()

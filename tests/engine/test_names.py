@@ -116,15 +116,23 @@ def test_optimizers_go_by_the_names_of_optax() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Specifying a key will be required:UserWarning", "ignore::DeprecationWarning")
-def test_every_name_makes_an_optimizer() -> None:
+def test_every_name_makes_an_optimizer_that_descends() -> None:
     for name in optimizers.names():
-        assert hasattr(optimizers.choose(name, 0.01)[0], "update"), name
+        optimizer = optax.with_extra_args_support(optimizers.choose(name, 0.01)[0])
+        params = jnp.full((2, 2), 3.0)
+        state = optimizer.init(params)
+        for _ in range(5):
+            updates, state = optimizer.update(params, state, params, value=(params**2).sum() / 2)
+            params = optax.apply_updates(params, updates)
+        assert float((params**2).sum()) < 36, name
 
 
 @pytest.mark.parametrize(
     ("optimizer", "lr", "said"),
     [
         ("adm", None, "--optimizer adm: optax has no such optimizer. Did you mean `adam`"),
+        ("lbfgs", None, "--optimizer lbfgs: it searches along a line.*Take another, such as adam"),
+        ("scale_by_rprop", None, "--optimizer scale_by_rprop: optax has no such optimizer"),
         (3, None, "a int is no optimizer"),
         ("adam", 0, "--lr 0: give a number above zero"),
         ("adam", -1.0, "--lr -1.0: give a number above zero"),
