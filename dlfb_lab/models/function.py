@@ -32,6 +32,7 @@ class FunctionModel:
     """A pure function of parameters and inputs."""
 
     kind = "function"
+    given = True
     optimizer = None
 
     def __init__(self, function: Any, params: PyTree) -> None:

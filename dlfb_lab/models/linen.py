@@ -49,6 +49,7 @@ class LinenModel:
     """A Flax linen module, initialised by us."""
 
     kind = "linen"
+    given = False
     optimizer = None
 
     def __init__(self, module: Any) -> None:

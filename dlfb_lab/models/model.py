@@ -46,6 +46,10 @@ class Model(Protocol):
     def optimizer(self) -> optax.GradientTransformation | None:
         """The optimizer the model brings along, if it does."""
 
+    @property
+    def given(self) -> bool:
+        """Whether `start` returns what the user gave, instead of initialising."""
+
     def start(self, rng: jax.Array, x: PyTree) -> tuple[PyTree, PyTree, PyTree | None]:
         """Returns params, extra collections, and the optimizer state the model brings along (or None).
 

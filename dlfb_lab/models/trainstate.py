@@ -24,6 +24,7 @@ class TrainStateModel:
     """A TrainState: its parameters, optimizer and optimizer state are gone on with, and left as they were."""
 
     kind = "train state"
+    given = True
 
     def __init__(self, state: Any) -> None:
         self.state = state

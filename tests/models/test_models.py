@@ -131,9 +131,10 @@ def test_batch_statistics_that_cannot_be_updated_are_refused() -> None:
     def own(variables: Any, x: jax.Array) -> Any:
         return module.apply(variables, x, train=False)
 
+    wrapper = functools.wraps(module.apply)(lambda variables, x: own(variables, x))
     for apply_fn, said in (
-        (own, "`own` takes no argument `mutable`.*batch statistics"),
-        (functools.wraps(module.apply)(own), "`DropsOut` takes no argument `train`"),
+        (own, "`own` takes no argument `mutable`"),
+        (wrapper, "`DropsOut` takes no argument `train`"),
     ):
         state = StateWithStatistics.create(
             apply_fn=apply_fn, params=variables["params"], tx=TINY, batch_stats=variables["batch_stats"]
@@ -172,6 +173,7 @@ def test_an_nnx_module_is_refused_with_advice_that_works() -> None:
     model = Net(nnx.Rngs(0))
     with pytest.raises(ModelError, match=r"`Net` is a Flax NNX module.*nnx\.split\(model, nnx\.Param, \.\.\.\)"):
         train(model)
+    model.eval()
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     run = train((lambda params, x: nnx.merge(graphdef, params, rest)(x), params), valid=0.25, lr=0.1, steps=50)
     assert run.history["valid/loss"].dropna().iloc[-1] < run.history["valid/loss"].dropna().iloc[0]
