@@ -116,7 +116,7 @@ def _keep(
 ) -> tuple[journal.Journal | None, list[tuple[Literal["info", "warning"], str]]]:
     """Makes the run's folder; where that fails, training goes on without one."""
     name = session.experiment.name
-    store = journal.default_store() if request.store is None else Path(request.store).expanduser()
+    store = journal.store_folder(request.store)
     try:
         same = sum(started.name == name for _, started in journal.list_runs(store)) if request.name else 0
         kept = journal.create(store, name)
@@ -158,7 +158,7 @@ def runs(store: str | Path | None = None) -> Runs:
     Args:
         store: its folder; `dlfb_runs` in the working folder by default.
     """
-    return Runs(_opened(journal.default_store() if store is None else Path(store).expanduser()))
+    return Runs(_opened(journal.store_folder(store)))
 
 
 def _opened(store: Path) -> Iterator[Run]:
@@ -176,7 +176,5 @@ def open_run(run: str | Path, store: str | Path | None = None) -> Run:
     Raises:
         StoreError: there is no such run.
     """
-    folder = journal.default_store() if store is None else Path(store).expanduser()
-    if (Path(run) / journal.EVENTS).exists():
-        return Run.open(Path(run))
-    return Run.open(journal.find(folder, str(run)))
+    path = Path(run).absolute()
+    return Run.open(path if (path / journal.EVENTS).exists() else journal.find(journal.store_folder(store), str(run)))

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dlfb_lab.record import Record
 
 
+def ordinal(number: int) -> str:
+    """Returns a number as a place in an order: "1st", "22nd"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
 def methods_paragraph(record: Record, status: str) -> str:
     """Returns what was trained, on what, how, with which versions, and how well it did.
 
@@ -28,7 +34,7 @@ def methods_paragraph(record: Record, status: str) -> str:
         sentences.append("Features were standardised with the mean and standard deviation of the training rows.")
     epochs = record.step / started.steps_per_epoch
     sentences.append(
-        f"Training minimised {_words(s.get('loss'))} with {s.get('optimizer')}"
+        f"Training minimised {_words(s.get('loss'))} with {_optimizer(s.get('optimizer'))}"
         + (f" (learning rate {s['lr']:g})" if isinstance(s.get("lr"), int | float) else "")
         + f", batches of {started.batch_size:,} rows, for {record.step:,} updates ({epochs:.4g} epochs), "
         f"seed {s.get('seed')}, on {started.device}; the run {_ended(status)}."
@@ -55,6 +61,10 @@ _SOFTWARE = (
     ("NumPy", "numpy"),
     ("Python", "python"),
 )
+
+
+def _optimizer(name: object) -> str:
+    return f"{name} (whose settings were not recorded)" if str(name).startswith("the ") else str(name)
 
 
 def _words(name: object) -> str:

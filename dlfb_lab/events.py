@@ -140,7 +140,7 @@ class Evaluation(Event):
     """The scores of the model, at a step, on one part of the data.
 
     Attributes:
-        split: "valid", "test", or the name the user gave to other data.
+        split: "train", "valid", "test", or "data" for other data.
         metrics: scores by metric name, "loss" among them.
         rows: rows that were scored.
         duration_s: wall time it took.
@@ -255,6 +255,8 @@ def _encode(value: Any) -> Any:
         return f"{code}:{base64.b64encode(value.astype(_BLOCK_TYPES[code]).tobytes()).decode('ascii')}"
     if isinstance(value, np.integer):
         return int(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, dict):
         return {str(key): _encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

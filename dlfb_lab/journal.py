@@ -3,7 +3,7 @@
     <store>/<run id>/events.jsonl            what training wrote, one event a line
     <store>/<run id>/events-<writer>.jsonl   what was added later, one file a writer
     <store>/<run id>/split.npz               which rows are in which part
-    <store>/<run id>/preparation.json        what `predict` needs to know about the data
+    <store>/<run id>/preparation.json        how the data were prepared, for whoever predicts elsewhere
     <store>/<run id>/writer.json             the process that trains, to tell whether it still lives
 
 Files are only ever appended to, in whole lines. A line that a killed process
@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import socket
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -64,9 +65,12 @@ class Journal:
             self._file.close()
 
 
-def default_store() -> Path:
-    """Returns the folder that `DLFB_STORE` names, else `dlfb_runs` in the working folder."""
-    return Path(os.environ.get("DLFB_STORE") or "dlfb_runs")
+def store_folder(given: str | Path | None = None) -> Path:
+    """Returns the given store, else what `DLFB_STORE` names, else `dlfb_runs` in the working folder.
+
+    The path is absolute, so that a run finds its folder after `os.chdir`.
+    """
+    return Path(given or os.environ.get("DLFB_STORE") or "dlfb_runs").expanduser().absolute()
 
 
 def create(store: Path, name: str) -> Journal:
@@ -77,7 +81,7 @@ def create(store: Path, name: str) -> Journal:
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40] or "run"
-    path = Path(store).expanduser() / f"{slug}-{stamp}-{secrets.token_hex(2)}"
+    path = store_folder(store) / f"{slug}-{stamp}-{secrets.token_hex(2)}"
     try:
         path.mkdir(parents=True)
         (path / "writer.json").write_text(json.dumps(_this_process()), encoding="utf-8")
@@ -94,8 +98,10 @@ def is_written(path: Path) -> bool:
         writer = json.loads((path / "writer.json").read_text(encoding="utf-8"))
         if writer["host"] != socket.gethostname():
             return False
+        process = psutil.Process(writer["pid"])
         # A process number is given again to others, but not with the same start.
-        return bool(abs(psutil.Process(writer["pid"]).create_time() - writer["created_s"]) < 1.0)
+        same = abs(process.create_time() - writer["created_s"]) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return False
 
@@ -207,18 +213,19 @@ def write_split(path: Path, parts: Mapping[str, np.ndarray]) -> None:
 
 
 def read_split(path: Path) -> dict[str, np.ndarray]:
-    """Returns what `write_split` kept, int64."""
-    with np.load(path / "split.npz") as file:
-        return {name: file[name].astype(np.int64) for name in file.files}
+    """Returns what `write_split` kept, int64.
+
+    Raises:
+        StoreError: it is gone or damaged.
+    """
+    try:
+        with np.load(path / "split.npz") as file:
+            return {name: file[name].astype(np.int64) for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(f"No split can be read in `{path}` ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def write_preparation(path: Path, preparation: Mapping[str, Any]) -> None:
-    """Keeps what `predict` must do to new data, as JSON."""
+    """Keeps what must be done to new data before the model takes them, as JSON."""
     text = json.dumps(preparation, allow_nan=False, indent=1)
     (path / "preparation.json").write_text(text, encoding="utf-8")
-
-
-def read_preparation(path: Path) -> dict[str, Any]:
-    """Returns what `write_preparation` kept; empty where nothing was."""
-    file = path / "preparation.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}

@@ -95,10 +95,12 @@ class Record:
 
     def losses(self) -> tuple[np.ndarray, FloatBlock]:
         """Returns the steps, shape [n], int64, and their training losses, shape [n]."""
-        if not self.blocks:
+        # Another thread may be training, and add a block between two looks at them.
+        blocks = list(self.blocks)
+        if not blocks:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        steps = [b.first_step + b.stride * np.arange(len(b.losses), dtype=np.int64) for b in self.blocks]
-        return np.concatenate(steps), np.concatenate([b.losses for b in self.blocks])
+        steps = [b.first_step + b.stride * np.arange(len(b.losses), dtype=np.int64) for b in blocks]
+        return np.concatenate(steps), np.concatenate([b.losses for b in blocks])
 
     def evaluated(self, split: str) -> list[Evaluation]:
         """Returns the evaluations on one part of the data, oldest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlfb_lab import journal
-from dlfb_lab.cite import methods_paragraph
+from dlfb_lab.cite import methods_paragraph, ordinal
 from dlfb_lab.data.scaling import Scaling
 from dlfb_lab.data.source import Array, Inputs, check_finite, inputs_array
 from dlfb_lab.data.tables import features, is_table
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from dlfb_lab.engine.evaluation import Evaluator, Part
     from dlfb_lab.engine.experiment import Experiment, Plan
     from dlfb_lab.engine.loop import Trained
+
+LOST = "interrupted twice; the parameters were not kept"
 
 presenters: dict[str, Callable[..., Any]] = {}
 """How a run is drawn, by name. The views put themselves here, since a run knows none of them."""
@@ -109,9 +112,11 @@ class Run:
             self._error = error
             if not self.record.ended:
                 # A second interrupt can land here, while an event is handed on, where the generator does not see it.
-                self._put(Status(step=self.record.step, state="stopped", reason="interrupted twice"))
+                self._put(Status(step=self.record.step, state="stopped", reason=LOST))
             raise
         finally:
+            if self._session is not None:
+                self._session.evaluator.release()
             self._over.set()
             for sink in list(self._sinks):
                 self._guarded(sink, sink.close)
@@ -254,9 +259,12 @@ class Run:
         )
         self.record.put(event)
         if self.path is not None:
-            journal.append_later(self.path, event)
+            try:
+                journal.append_later(self.path, event)
+            except StoreError as error:
+                warnings.warn(f"{error} These scores are not kept with the run.", stacklevel=2)
         if look:
-            print(f"test set: {_ordinal(look)} look")  # noqa: T201 - a look is said aloud
+            print(f"test set: {ordinal(look)} look")  # noqa: T201 - a look is said aloud
         return scores
 
     def _looks(self) -> int:
@@ -294,7 +302,11 @@ class Run:
         return methods_paragraph(self.record, self.status)
 
     def split(self) -> dict[str, Array]:
-        """Returns the row numbers of each part, int64, as they were written down."""
+        """Returns the row numbers of each part, int64, as they were written down.
+
+        Raises:
+            StoreError: they were not kept, or the run's folder is gone.
+        """
         if self.path is None:
             raise StoreError("The run was not kept, so its split was not written down.")
         return journal.read_split(self.path)
@@ -362,8 +374,3 @@ def _check_shapes(x: Inputs, like: Inputs) -> None:
             raise DataError(
                 f"{name} has shape {given[name].shape}; the model was trained on rows of shape {array.shape[1:]}."
             )
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"

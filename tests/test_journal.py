@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import dlfb_lab
@@ -186,9 +188,11 @@ def test_a_store_below_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_store_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLFB_STORE", "/somewhere")
-    assert journal.default_store() == Path("/somewhere")
+    assert journal.store_folder() == Path("/somewhere")
+    assert journal.store_folder("/given") == Path("/given")
     monkeypatch.delenv("DLFB_STORE")
-    assert journal.default_store() == Path("dlfb_runs")
+    assert journal.store_folder() == Path.cwd() / "dlfb_runs"
+    assert journal.store_folder("~/runs") == Path.home() / "runs"
 
 
 def test_the_split_and_the_preparation_come_back(tmp_path: Path) -> None:
@@ -196,9 +200,38 @@ def test_the_split_and_the_preparation_come_back(tmp_path: Path) -> None:
     journal.write_split(tmp_path, parts)
     found = journal.read_split(tmp_path)
     assert {k: v.tolist() for k, v in found.items()} == {"train": [0, 2], "test": [1]}
-    assert journal.read_preparation(tmp_path) == {}
     journal.write_preparation(tmp_path, {"classes": ["ä"], "scaling": None})
-    assert journal.read_preparation(tmp_path) == {"classes": ["ä"], "scaling": None}
+    assert json.loads((tmp_path / "preparation.json").read_text("utf-8")) == {"classes": ["ä"], "scaling": None}
+
+
+def test_a_split_that_is_gone_or_damaged_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"No split can be read in .*No such file"):
+        journal.read_split(tmp_path)
+    for damaged in (b"", b"PK", b"text"):
+        (tmp_path / "split.npz").write_bytes(damaged)
+        with pytest.raises(StoreError, match="No split can be read in"):
+            journal.read_split(tmp_path)
+
+
+def test_a_process_that_has_ended_but_is_not_reaped_does_not_write(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        writer = {
+            "host": socket.gethostname(),
+            "pid": process.pid,
+            "created_s": psutil.Process(process.pid).create_time(),
+        }
+        (tmp_path / "writer.json").write_text(json.dumps(writer), "utf-8")
+        assert journal.is_written(tmp_path)
+        process.send_signal(signal.SIGKILL)
+        end = time.monotonic() + 30
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert not journal.is_written(tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 TRAINING = """

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,19 @@ def test_the_history_has_every_step_and_the_scores_where_they_were_taken(golden:
     assert history["epoch"][25] == 2.5
     assert history["valid/accuracy"].dropna().to_dict() == pytest.approx({20: 0.7, 40: 0.8, 60: 0.9})
     assert history["valid/loss"].dropna().to_dict() == {20: 0.6, 40: 0.4}
+
+
+def test_losses_that_come_while_they_are_read_do_no_harm(golden: Record) -> None:
+    class Growing(list[Losses]):
+        """A list that another thread appends to whenever it has been read."""
+
+        def __iter__(self) -> Iterator[Losses]:
+            yield from [self[i] for i in range(len(self))]
+            self.append(self[-1])
+
+    record = Record(golden.events)
+    record.blocks = Growing(golden.blocks)
+    assert record.history().equals(golden.history())
 
 
 def test_the_test_set_is_no_column_of_the_history(golden: Record) -> None:

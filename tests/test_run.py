@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_prediction_is_the_model_on_inputs_scaled_as_the_training_rows_were(run:
     assert run.predict(cells).tolist() == run.predict(X).tolist()
     assert run.predict(cells[["c", "kind", "a", "b"]]).tolist() == run.predict(X).tolist(), "columns go by name"
     assert run.predict(jnp.asarray(X)).tolist() == run.predict(X.tolist()).tolist()
-    kept = journal.read_preparation(run.path)
+    kept = json.loads((run.path / "preparation.json").read_text("utf-8"))
     np.testing.assert_allclose(kept["scaling"][""]["mean"], train.mean(0), rtol=1e-5)
     assert kept["classes"] == run.classes
     assert kept["features"] == ["a", "b", "c"]
@@ -382,6 +383,33 @@ def test_runs_are_kept_beside_the_notebook_unless_told_otherwise(
     monkeypatch.setenv("DLFB_STORE", str(tmp_path / "other"))
     dlfb_lab.train(Linear(), (X, X[:, 0]), steps=1)
     assert len(os.listdir(tmp_path / "other")) == 1
+
+
+def test_a_run_finds_its_folder_after_the_working_folder_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DLFB_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    run = dlfb_lab.train(Linear(), (X, X[:, 0]), steps=1, test=0.2)
+    opened = dlfb_lab.open_run(f"dlfb_runs/{run.id}")
+    monkeypatch.chdir("/")
+    run.evaluate("test")
+    assert len(run.split()["test"]) == len(opened.split()["test"]) == 12
+    assert [e.look for e in dlfb_lab.open_run(run.id, tmp_path / "dlfb_runs").record.evaluated("test")] == [1]
+
+
+def test_a_run_whose_folder_was_deleted_still_scores(tmp_path: Path) -> None:
+    run = dlfb_lab.train(Linear(), (X, X[:, 0]), steps=1, test=0.2, store=tmp_path)
+    shutil.rmtree(run.path)
+    with pytest.warns(UserWarning, match="cannot be added to .*These scores are not kept with the run"):
+        assert run.evaluate("test")["loss"] > 0
+    with pytest.raises(StoreError, match="No split can be read"):
+        run.split()
+
+
+def test_no_rows_are_kept_on_the_device_after_training(store: Path) -> None:
+    run = dlfb_lab.train(Linear(), (X, X[:, 0]), valid=0.3, steps=1, store=store)
+    assert run._session.evaluator._on_device == {}
 
 
 def test_the_journal_of_a_run_is_strict_json_and_holds_its_settings(run: Run) -> None:

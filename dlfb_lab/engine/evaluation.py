@@ -113,6 +113,10 @@ class Evaluator:
         predictions = Predictions(y, outputs, self.task, self.loss.link)
         return {"loss": float(run(outputs, targets)), **score(self.metrics, predictions)}
 
+    def release(self) -> None:
+        """Lets go of what was kept on the device."""
+        self._on_device.clear()
+
     def _compiled(self, program: Program, *arguments: Any) -> Compiled:
         run, took = compiled(program, *arguments)
         if took is not None:

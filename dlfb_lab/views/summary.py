@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from html import escape
 
+from dlfb_lab.cite import ordinal
 from dlfb_lab.record import Record
 from dlfb_lab.views import svg
-
-_ENDINGS = {"stopped": "stopped and kept"}
 
 
 def duration(seconds: float) -> str:
@@ -29,8 +28,9 @@ def headline(record: Record, status: str) -> str:
     if started is None:
         return f"run {status}"
     epochs = record.step / started.steps_per_epoch
-    said = _ENDINGS.get(status, status)
-    reason = f" ({record.status.reason})" if record.ended and record.status and record.status.reason else ""
+    reason = record.status.reason if record.ended and record.status else ""
+    said = "stopped and kept" if status == "stopped" and "not kept" not in reason else status
+    reason = f" ({reason})" if reason else ""
     passes = "epoch" if epochs == 1 else "epochs"
     return (
         f"{started.name}: {said}{reason} · {record.step:,} steps, {epochs:.4g} {passes} in {duration(record.elapsed_s)}"
@@ -51,7 +51,7 @@ def table(record: Record) -> tuple[list[str], list[tuple[str, list[str]]]]:
         rows.append(("train (last step)", {"loss": float(record.blocks[-1].losses[-1])}))
     for split in dict.fromkeys(e.split for e in record.evaluations):
         last = record.evaluated(split)[-1]
-        label = f"{split} ({_ordinal(last.look)} look)" if last.look else split
+        label = f"{split} ({ordinal(last.look)} look)" if last.look else split
         rows.append((label, last.metrics))
     rows += [(f"{b.name} ({b.split})", b.metrics) for b in record.baselines]
     names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
@@ -132,8 +132,3 @@ def _best(record: Record) -> str:
     if best is None or record.started is None:
         return ""
     return f"best {record.started.monitor} {number(best[1])} at step {best[0]:,}"
-
-
-def _ordinal(count: int) -> str:
-    ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
-    return f"{count}{ending}"

@@ -98,7 +98,7 @@ export interface Losses extends Event {
 /** The scores of the model, at a step, on one part of the data. */
 export interface Evaluation extends Event {
   kind: "evaluation";
-  /** "valid", "test", or the name the user gave to other data. */
+  /** "train", "valid", "test", or "data" for other data. */
   split: string;
   /** scores by metric name, "loss" among them. */
   metrics: Record<string, JsonFloat>;

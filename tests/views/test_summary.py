@@ -49,6 +49,21 @@ def test_the_outcome_in_words() -> None:
     assert "warning: The loss is NaN at step 50." in lines
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("interrupted", "stopped and kept (interrupted)"),
+        (
+            "interrupted twice; the parameters were not kept",
+            "stopped (interrupted twice; the parameters were not kept)",
+        ),
+    ],
+)
+def test_a_stopped_run_says_whether_it_was_kept(reason: str, said: str) -> None:
+    record = Record([GOLDEN.started, Status(step=0, state="stopped", reason=reason)])
+    assert f": {said} ({reason}) ·" in summary.headline(record, "stopped")
+
+
 def test_the_columns_of_the_table_are_aligned() -> None:
     lines = summary.text(GOLDEN, "failed").splitlines()[2:7]
     assert len({len(line.rstrip()) for line in lines if "train" not in line}) == 1
