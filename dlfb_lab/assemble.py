@@ -14,6 +14,7 @@ from dlfb_lab import models
 from dlfb_lab.data import splits
 from dlfb_lab.data.scaling import Scaling, device_inputs, flattened
 from dlfb_lab.data.source import Array, Examples
+from dlfb_lab.data.tables import is_table
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import loop, losses, optimizers
 from dlfb_lab.engine import metrics as metric_table
@@ -77,15 +78,28 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
 
     model = models.adapt(r.model)
     examples = sources.read(r.data, target=r.target, groups=r.groups)
-    task = tasks.infer(examples.y, r.task, losses.regression_only(r.loss))
+    task = tasks.infer(
+        examples.y,
+        r.task,
+        losses.regression_only(r.loss),
+        categories=examples.categories,
+        labels=examples.labels,
+    )
+
+    def encode(part: Examples, what: str) -> Array:
+        y = task.encode(part.y, what)
+        if isinstance(r.loss, str) and losses.ALIASES.get(r.loss, r.loss) == "kl_divergence":
+            _check_probabilities(y, f"--loss {r.loss}: {what}")
+        return y
+
     rows_of, parts = _divide(r, examples, task)
-    encoded = {name: task.encode(part.y, f"the targets of the {name} part") for name, part in parts.items()}
+    encoded = {name: encode(part, f"the targets of the {name} part") for name, part in parts.items()}
     scaling = Scaling.fit(parts["train"].x) if r.scale else None
     ready = {name: Part(device_inputs(part.x, scaling), encoded[name]) for name, part in parts.items()}
     optimizer, optimizer_name, rate = _optimizer(r, model)
     batch_size = _batch_size(r.batch_size, len(ready["train"]))
     experiment = Experiment(
-        name=r.name or model.name,
+        name=model.name if r.name in (None, "") else str(r.name),
         model=model,
         optimizer=optimizer,
         task=task,
@@ -97,7 +111,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         batch_size=batch_size,
         seed=seed,
         timebox_s=timebox_s,
-        debug=r.debug,
+        debug=bool(r.debug),
         rows={name: len(part) for name, part in ready.items()},
         split_hash=splits.fingerprint(rows_of, encoded),
         task_sentence=task.describe(task.encode(examples.y)),
@@ -110,11 +124,11 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
             "valid": _described(r.valid),
             "test": _described(r.test),
             "groups": _described(r.groups),
-            "scale": r.scale,
-            "target": r.target,
+            "scale": bool(r.scale),
+            "target": None if r.target is None else str(r.target),
             "timebox": None if r.timebox is None else str(r.timebox),
-            "debug": r.debug,
-            "background": r.background,
+            "debug": bool(r.debug),
+            "background": bool(r.background),
         },
         source=r.source,
     )
@@ -123,7 +137,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
 
     def read(new: Any) -> Part:
         part = _like(_read_set(r, new, "the data"), examples, "the data")
-        return Part(device_inputs(part.x, scaling), task.encode(part.y, "the targets"))
+        return Part(device_inputs(part.x, scaling), encode(part, "the targets"))
 
     return Session(
         experiment=experiment,
@@ -141,7 +155,7 @@ def _divide(r: TrainRequest, examples: Examples, task: Task) -> tuple[dict[str, 
     fractions: dict[str, float] = {}
     given: dict[str, Examples] = {}
     for name, asked in (("valid", r.valid), ("test", r.test)):
-        if isinstance(asked, int | float | np.number) and not isinstance(asked, bool):
+        if _is_fraction(asked):
             fractions[name] = float(asked)
         elif asked is not None:
             given[name] = _like(_read_set(r, asked, f"--{name}"), examples, f"--{name}")
@@ -159,9 +173,27 @@ def _divide(r: TrainRequest, examples: Examples, task: Task) -> tuple[dict[str, 
     return {name: rows_of[name] for name in order}, {name: parts[name] for name in order}
 
 
+def _is_fraction(asked: Any) -> bool:
+    return isinstance(asked, int | float | np.number) and not isinstance(asked, bool)
+
+
+def _check_probabilities(y: Array, what: str) -> None:
+    if y.size and y.min() < 0:
+        raise DataError(f"{what} hold {y.min():.4g}; this loss takes probabilities, none of them below 0.")
+    total = y.sum(axis=-1, dtype=np.float64) if y.ndim > 1 else y
+    wrong = np.abs(total - 1) > 1e-3
+    if wrong.any():
+        raise DataError(
+            f"{what} are not probabilities: a row sums to {total[wrong][0]:.4g}, not to 1. "
+            "Divide each row by its sum (y / y.sum(axis=1, keepdims=True)), or say --loss mse."
+        )
+
+
 def _read_set(r: TrainRequest, new: Any, what: str) -> Examples:
     pair = isinstance(new, tuple | list)
-    groups = r.groups if isinstance(r.groups, str) and not pair else None
+    groups = str(r.groups) if np.isscalar(r.groups) else None
+    if pair and not (len(new) == 2 and is_table(new[0]) and groups in [str(c) for c in new[0].columns]):
+        groups = None
     try:
         return sources.read(new, target=None if pair else r.target, groups=groups)
     except DataError as error:
@@ -175,6 +207,13 @@ def _like(new: Examples, like: Examples, what: str) -> Examples:
         if missing or not isinstance(new.x, np.ndarray):
             raise DataError(f"{what} has no column `{missing[0]}`, which the training data have.")
         new = replace(new, x=new.x[:, [new.features.index(n) for n in like.features]], features=like.features)
+    if like.labels and new.labels and new.labels != like.labels:
+        if set(new.labels) != set(like.labels):
+            raise DataError(
+                f"{what} has the target columns {', '.join(new.labels)}; "
+                f"the training data have {', '.join(like.labels)}. Give the same columns."
+            )
+        new = replace(new, y=new.y[:, [new.labels.index(n) for n in like.labels]], labels=like.labels)
     mine = new.x if isinstance(new.x, dict) else {"x": new.x}
     theirs = like.x if isinstance(like.x, dict) else {"x": like.x}
     if set(mine) != set(theirs):
@@ -247,6 +286,18 @@ def _notices(
     y, task = examples.y, experiment.task
     if y.ndim == 2 and y.shape[1] == 1 and (task.classifies or target_shape == ()):
         yield "info", f"The targets have shape {y.shape} and were read as ({len(y)},), one a row."
+    for text in examples.notices:
+        yield "info", text
+    for name, asked in (("valid", r.valid), ("test", r.test)):
+        if examples.groups is not None and _is_fraction(asked):
+            share = experiment.rows[name] / len(examples)
+            if abs(share - asked) > asked / 2:
+                largest = np.unique(examples.groups, return_counts=True)[1].max()
+                yield (
+                    "warning",
+                    f"The {name} part has {100 * share:.2g} % of the rows, where {100 * asked:.2g} % were asked for: "
+                    f"a group is never divided, and the largest has {largest:,} of {len(examples):,} rows.",
+                )
     if task.classifies:
         counts = np.bincount(experiment.train.y, minlength=task.outputs)
         missing = [task.classes[i] for i in np.flatnonzero(counts == 0)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from dlfb_lab.data import arrays, tables
 from dlfb_lab.data.source import Examples, Reader, check
 from dlfb_lab.errors import DataError
@@ -11,7 +13,7 @@ from dlfb_lab.errors import DataError
 READERS: tuple[Reader, ...] = (tables.read_table, arrays.read_dict, arrays.read_pair)
 
 
-def read(data: Any, *, target: str | None = None, groups: Any = None) -> Examples:
+def read(data: Any, *, target: Any = None, groups: Any = None) -> Examples:
     """Reads the user's data with the first adapter that knows their kind.
 
     Args:
@@ -23,6 +25,9 @@ def read(data: Any, *, target: str | None = None, groups: Any = None) -> Example
         DataError: no adapter knows the data, or they cannot be trained on.
         OptionError: `target` or `groups` do not fit the data.
     """
+    # A column may be named by a number.
+    target = None if target is None else str(target)
+    groups = str(groups) if np.isscalar(groups) else groups
     for reader in READERS:
         examples = reader(data, target, groups)
         if examples is not None:

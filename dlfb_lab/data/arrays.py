@@ -23,18 +23,22 @@ def read_pair(data: Any, target: str | None, groups: Any) -> Examples | None:
     if target is not None:
         raise OptionError(f"--target {target}: the data are a pair (x, y), whose second part is the target already.")
     x, y = data
+    y, moved_y = tables.aligned(y, "y", x)
+    groups, moved_groups = tables.aligned(groups, "groups", x)
     names: list[str] = []
     if tables.is_table(x):
+        x = tables.with_names(x)
         group_column = groups if isinstance(groups, str) and groups in x.columns else None
         if group_column is not None:
             groups, x = x[group_column], x.drop(columns=[group_column])
         inputs: Any = tables.features(x)
-        names = [str(c) for c in x.columns]
+        names = list(x.columns)
     elif isinstance(x, Mapping):
         inputs = {str(k): inputs_array(v, f"x[{k!r}]") for k, v in x.items()}
     else:
         inputs = inputs_array(x, "x")
-    return Examples(x=inputs, y=_targets(y), features=names, groups=_groups(groups))
+    notices = tuple(notice for notice in (moved_y, moved_groups) if notice)
+    return Examples(x=inputs, features=names, groups=_groups(groups), notices=notices, **_targets(y))
 
 
 def read_dict(data: Any, target: str | None, groups: Any) -> Examples | None:
@@ -45,7 +49,8 @@ def read_dict(data: Any, target: str | None, groups: Any) -> Examples | None:
     """
     if not isinstance(data, Mapping):
         return None
-    keys = [str(k) for k in data]
+    data = {str(k): v for k, v in data.items()}
+    keys = list(data)
     if target is None:
         found = [k for k in keys if k.lower() in TARGET_KEYS]
         if len(found) != 1:
@@ -54,20 +59,32 @@ def read_dict(data: Any, target: str | None, groups: Any) -> Examples | None:
     if target not in keys:
         raise OptionError(f"--target {target}: the dict has the keys {', '.join(keys)}.{nearest(target, keys)}")
     group_key = groups if isinstance(groups, str) and groups in keys else None
-    inputs = {k: inputs_array(v, f"data[{k!r}]") for k, v in data.items() if k not in (target, group_key)}
+    given = {k: v for k, v in data.items() if k not in (target, group_key)}
+    inputs = {k: inputs_array(v, f"data[{k!r}]") for k, v in given.items()}
     if not inputs:
         raise DataError(f"The dict holds the target `{target}` and no inputs.")
     x = next(iter(inputs.values())) if len(inputs) == 1 else inputs
     groups = data[group_key] if group_key is not None else groups
-    return Examples(x=x, y=_targets(data[target]), groups=_groups(groups))
+    y, moved_y = tables.aligned(data[target], f"data[{target!r}]", given)
+    groups, moved_groups = tables.aligned(groups, "groups", given)
+    notices = tuple(notice for notice in (moved_y, moved_groups) if notice)
+    return Examples(x=x, groups=_groups(groups), notices=notices, **_targets(y))
 
 
-def _targets(y: Any) -> Any:
-    array = tables.target_array(y) if tables.is_series(y) else as_array(y, "y")
+def _targets(y: Any) -> dict[str, Any]:
+    """Returns what `Examples` keeps about targets."""
+    if tables.is_table(y) and len(y.columns) == 1:
+        y = y.iloc[:, 0]
+    if tables.is_series(y):
+        return {"y": tables.target_array(y), "categories": tables.categories(y)}
+    if tables.is_table(y):
+        y = tables.with_names(y)
+        return {"y": tables.features(y, "target"), "labels": list(y.columns)}
+    array = as_array(y, "y")
     refuse_kind(array, "y")
     if array.ndim == 0:
         raise DataError(f"y is a single value ({array}); it needs one target per example.")
-    return array
+    return {"y": array}
 
 
 def _groups(groups: Any) -> Any:

@@ -131,10 +131,26 @@ def check(examples: Examples) -> Examples:
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length:,} rows" for name, length in lengths.items())
         raise DataError(f"The data have different lengths: {listed}. Each row of x needs one target.")
+    if examples.groups is not None:
+        examples = replace(examples, groups=_whole_groups(examples.groups))
     if len(examples) == 0:
         raise DataError("The data have 0 rows; there is nothing to learn from.")
     check_finite(examples.x, examples.features)
     return examples
+
+
+def _whole_groups(groups: Array) -> Array:
+    flat = groups[:, 0] if groups.ndim == 2 and groups.shape[1] == 1 else groups
+    if flat.ndim != 1:
+        raise DataError(f"groups has shape {groups.shape}; give one entry a row, shape ({len(groups)},).")
+    gone = sum(v is None or type(v).__name__ in ("NAType", "NaTType") or v != v for v in flat.tolist())
+    if gone:
+        raise DataError(
+            f"{gone:,} of {len(flat):,} rows have no group (None or NaN). Drop those rows, or give each a group."
+        )
+    if flat.dtype == object and len(kinds := sorted({type(v).__name__ for v in flat.tolist()})) > 1:
+        raise DataError(f"groups holds {' and '.join(kinds)} values. Give one kind, for example groups.astype(str).")
+    return flat
 
 
 def check_finite(x: Inputs, features: list[str]) -> None:

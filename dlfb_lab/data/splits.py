@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from dlfb_lab.data.source import Array
 from dlfb_lab.errors import DataError, OptionError
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which rows are in which part.
-
-    Attributes:
-        parts: row numbers by part name ("train", "valid", "test"), each shape [n], int64, ascending.
-        given: the parts the user gave as sets of their own; their rows are numbered within that set.
-        hash: the same parts of the same targets give the same hash.
-    """
-
-    parts: dict[str, Array]
-    given: tuple[str, ...]
-    hash: str
 
 
 def divide(
@@ -90,14 +74,19 @@ def _whole_groups(groups: Array, fractions: Mapping[str, float], rng: np.random.
     queue = list(rng.permutation(len(names)))
     for number, fraction in enumerate(fractions.values(), start=1):
         wanted, taken = fraction * len(groups), 0
-        for group in list(queue):
-            # A group joins when that brings the part nearer to the size wanted.
-            if taken == 0 or abs(taken + sizes[group] - wanted) < abs(taken - wanted):
-                part_of_group[group] = number
+        chosen = []
+        for group in queue:
+            if taken + sizes[group] <= wanted:
+                chosen.append(group)
                 taken += int(sizes[group])
-                queue.remove(group)
-            if taken >= wanted:
-                break
+        left = [group for group in queue if group not in set(chosen)]
+        if left:
+            # The smallest that did not fit joins when that brings the part nearer to the size wanted.
+            smallest = min(left, key=lambda group: int(sizes[group]))
+            if taken == 0 or taken + sizes[smallest] - wanted < wanted - taken:
+                chosen.append(smallest)
+        part_of_group[chosen] = number
+        queue = [group for group in queue if group not in set(chosen)]
     return np.asarray(part_of_group[group_of_row])
 
 

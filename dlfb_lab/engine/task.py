@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Task:
         classes: names of the classes, or of the labels; empty for regression.
         one_hot: whether the user's classes are one-hot rows.
         outputs: numbers per row to predict; for classes, how many there are.
+        values: the classes as they stand in the targets, in the order of `classes`; empty where they have no names.
     """
 
     kind: Kind
@@ -49,21 +51,37 @@ class Task:
             Class numbers, shape [rows], int32; or label and regression targets, shape as given, float32.
 
         Raises:
-            DataError: a class was not among the training targets, or a value is not a finite number.
+            DataError: a class was not among the training targets, a row has another width than the training
+                targets, or a value is not a finite number.
         """
         if self.classifies:
             return self._encode_classes(y, what)
-        return _numbers(y, what)
+        numbers = _numbers(y, what)
+        if _width(y) != self.outputs:
+            each = "label" if self.kind == "multilabel" else "value"
+            raise DataError(
+                f"{what} has shape {y.shape}: {_width(y)} numbers a row. "
+                f"The training targets have {self.outputs} {each}{'s' if self.outputs > 1 else ''} a row; give as many."
+            )
+        if self.kind == "multilabel" and not np.isin(numbers, (0, 1)).all():
+            other = numbers[~np.isin(numbers, (0, 1))][0]
+            raise DataError(f"{what} holds {other:g}; labels are 1 where a row has the label, and 0 where it has not.")
+        return numbers
 
     def _encode_classes(self, y: Array, what: str) -> Array:
         if self.one_hot:
             if y.ndim != 2 or y.shape[1] != len(self.classes):
                 raise DataError(f"{what} has shape {y.shape}; one-hot rows of {len(self.classes)} classes are needed.")
+            if not _is_one_hot(y):
+                raise DataError(f"{what} has rows that are not one-hot. Give each row one 1, and 0 elsewhere.")
             return np.asarray(np.argmax(y, axis=1), np.int32)
         flat = _flat(y)
+        if flat.ndim != 1:
+            raise DataError(f"{what} has shape {y.shape}; give one class a row, shape ({len(y)},).")
         known = np.asarray(self.values)
         if flat.dtype.kind in "biuf" and known.dtype.kind in "biuf":
-            number = np.searchsorted(known, flat).clip(max=len(known) - 1)
+            order = np.argsort(known)
+            number = order[np.searchsorted(known, flat, sorter=order).clip(max=len(known) - 1)]
             unknown = np.flatnonzero(known[number] != flat)
         else:
             numbers = {value: i for i, value in enumerate(self.values)}
@@ -104,13 +122,22 @@ class Task:
         )
 
 
-def infer(y: Array, kind: str | None = None, regression_loss: bool = False) -> Task:
+def infer(
+    y: Array,
+    kind: str | None = None,
+    regression_loss: bool = False,
+    *,
+    categories: Sequence[object] | None = None,
+    labels: Sequence[str] = (),
+) -> Task:
     """Finds the task that fits the targets of all rows.
 
     Args:
         y: targets as the user gave them, shape [rows, ...].
         kind: what the user says it is; None to look.
         regression_loss: whether the user chose a loss that only regression takes.
+        categories: the classes in their order, where the user gave one; such targets are classes, even if numbers.
+        labels: names of the columns of `y`, where it has any.
 
     Raises:
         OptionError: no task goes by that name.
@@ -118,14 +145,18 @@ def infer(y: Array, kind: str | None = None, regression_loss: bool = False) -> T
     """
     if kind is not None and kind not in KINDS:
         raise OptionError(f"--task {kind}: there is no such task.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}.")
+    if categories is not None:
+        kind = kind or ("binary" if len(categories) <= 2 else "multiclass")
     kind = kind or ("regression" if regression_loss and y.dtype.kind in "biuf" else _look(y))
     if kind == "regression":
         return Task("regression", (), False, _width(_numbers(y, "y")))
     if kind == "multilabel":
-        return _multilabel(y)
+        return _multilabel(y, labels)
     if y.ndim == 2 and y.shape[1] > 1:
-        return _one_hot(y, kind)
-    return _classes(y, kind)
+        return _one_hot(y, kind, labels)
+    if _flat(y).ndim != 1:
+        raise DataError(f"--task {kind}: y has shape {y.shape}; give one class a row, shape ({len(y)},).")
+    return _classes(y, kind, categories)
 
 
 def _look(y: Array) -> str:
@@ -143,7 +174,7 @@ def _look(y: Array) -> str:
     return "binary" if distinct <= 2 else "multiclass"
 
 
-def _classes(y: Array, kind: str) -> Task:
+def _classes(y: Array, kind: str, categories: Sequence[object] | None) -> Task:
     flat = _flat(y)
     if flat.dtype.kind == "f" and not np.isfinite(flat).all():
         raise DataError(
@@ -152,10 +183,10 @@ def _classes(y: Array, kind: str) -> Task:
     missing = sum(v is None or v != v for v in flat.tolist()) if flat.dtype == object else 0
     if missing:
         raise DataError(f"{missing:,} of {len(flat):,} rows have no target (None or NaN). Drop those rows.")
-    values = sorted(set(flat.tolist()), key=lambda v: (type(v).__name__, v))
+    values: list[Any] = list(categories or sorted(set(flat.tolist()), key=lambda v: (type(v).__name__, v)))
     if len(values) == 1:
         raise DataError(f"All {len(flat):,} targets are {values[0]!r}: with one class only there is nothing to learn.")
-    numeric = flat.dtype.kind in "iuf"
+    numeric = flat.dtype.kind in "iuf" and categories is None
     if numeric and [float(v) for v in values] != [float(v) for v in range(len(values))]:
         whole = values == [float(v) for v in range(int(values[0]), int(values[0]) + len(values))]
         shown = ", ".join(f"{v:g}" for v in values[:8]) + (", …" if len(values) > 8 else "")
@@ -170,19 +201,24 @@ def _classes(y: Array, kind: str) -> Task:
     return Task("binary" if kind == "binary" else "multiclass", names, False, len(values), tuple(values))
 
 
-def _one_hot(y: Array, kind: str) -> Task:
-    if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
+def _is_one_hot(y: Array) -> bool:
+    return bool(np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all())
+
+
+def _one_hot(y: Array, kind: str, labels: Sequence[str]) -> Task:
+    if not _is_one_hot(y):
         raise DataError(f"--task {kind}: y has shape {y.shape}, but its rows are not one-hot. Give class numbers.")
-    names = tuple(str(i) for i in range(y.shape[1]))
+    names = tuple(labels) or tuple(str(i) for i in range(y.shape[1]))
     if (y.sum(axis=0) == len(y)).any():
         raise DataError(f"All {len(y):,} targets are one class: there is nothing to learn.")
-    return Task("multiclass", names, True, y.shape[1])
+    return Task("multiclass", names, True, y.shape[1], tuple(labels))
 
 
-def _multilabel(y: Array) -> Task:
+def _multilabel(y: Array, labels: Sequence[str]) -> Task:
     if y.ndim != 2 or not np.isin(y, (0, 1)).all():
         raise DataError(f"--task multilabel: y must be rows of 0 and 1, one column a label; its shape is {y.shape}.")
-    return Task("multilabel", tuple(str(i) for i in range(y.shape[1])), False, y.shape[1])
+    names = tuple(labels) or tuple(str(i) for i in range(y.shape[1]))
+    return Task("multilabel", names, False, y.shape[1])
 
 
 def _numbers(y: Array, what: str) -> Array:

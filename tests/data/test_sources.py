@@ -214,3 +214,49 @@ def test_the_columns_of_many_gaps_are_not_all_listed() -> None:
 def test_other_things_are_refused_with_what_can_be_given(thing: Any) -> None:
     with pytest.raises(DataError, match=rf"type {type(thing).__name__} cannot be read. Give \(x, y\)"):
         data.read(thing)
+
+
+def test_row_labels_decide_which_target_is_whose() -> None:
+    x = pd.DataFrame({"a": [1.0, 2.0, 3.0]}, index=["p", "q", "r"])
+    y, groups = pd.Series([30, 10, 20], index=["r", "p", "q"]), pd.Series([3, 1, 2], index=["r", "p", "q"])
+    for given in ((x, y), {"x": x["a"], "y": y}):
+        examples = data.read(given, groups=groups)
+        assert examples.y.tolist() == [10, 20, 30]
+        assert examples.groups is not None
+        assert examples.groups.tolist() == [1, 2, 3]
+        assert len(examples.notices) == 2
+    table = data.read(x.assign(y=[10, 20, 30]), target="y", groups=groups)
+    assert table.groups is not None
+    assert table.groups.tolist() == [1, 2, 3]
+    assert not data.read((x, y.loc[x.index])).notices
+    assert data.read((x.to_numpy(), y)).y.tolist() == [30, 10, 20], "an array has no labels"
+
+
+@pytest.mark.parametrize(
+    ("index", "said"), [(["p", "q", "z"], "only y has 'z'.*y.loc"), (["p", "q", "q"], "some occur twice.*reset_index")]
+)
+def test_row_labels_that_cannot_be_matched_are_refused(index: list[str], said: str) -> None:
+    x = pd.DataFrame({"a": [1.0, 2.0, 3.0]}, index=["p", "q", "r"])
+    with pytest.raises(DataError, match=said):
+        data.read((x, pd.Series([1, 2, 3], index=index)))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (["p1", None], r"1 of 2 rows have no group"),
+        (pd.Series(["p1", np.nan]), r"1 of 2 rows have no group"),
+        (pd.Series(["p1", pd.NA]), r"1 of 2 rows have no group"),
+        ([1.0, np.nan], r"1 of 2 rows have no group"),
+        (np.array(["p1", 1], object), r"groups holds int and str values.*astype\(str\)"),
+        ([[1, 2], [3, 4]], r"groups has shape \(2, 2\)"),
+    ],
+)
+def test_groups_that_are_not_one_a_row_are_refused(groups: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        data.read(([[1.0], [2.0]], [0, 1]), groups=groups)
+
+
+def test_a_pair_with_two_columns_of_one_name_is_refused() -> None:
+    with pytest.raises(DataError, match="2 columns named `a`"):
+        data.read((pd.DataFrame(np.eye(2), columns=["a", "a"]), [0, 1]))

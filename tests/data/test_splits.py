@@ -54,6 +54,13 @@ def test_a_group_is_never_divided(sizes: list[int], seed: int) -> None:
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(groups)))
 
 
+def test_a_group_larger_than_the_part_stays_in_training() -> None:
+    groups = np.repeat(np.arange(101), [900, *[1] * 100])
+    for seed in range(10):
+        parts = splits.divide(1000, fractions={"valid": 0.05, "test": 0.04}, seed=seed, groups=groups)
+        assert {name: len(rows) for name, rows in parts.items()} == {"train": 910, "valid": 50, "test": 40}
+
+
 def test_with_groups_of_one_row_the_parts_have_their_size() -> None:
     parts = splits.divide(100, fractions=HALVES, seed=0, groups=np.arange(100))
     assert {name: len(rows) for name, rows in parts.items()} == {"train": 50, "valid": 20, "test": 30}

@@ -160,3 +160,34 @@ def test_the_task_is_said_in_one_sentence(y: list[Any], sentence: str) -> None:
     task = tasks.infer(y)
     said = task.describe(task.encode(y))
     assert re.match(sentence, said), said
+
+
+def test_categories_give_classes_in_their_own_order() -> None:
+    y = np.array([3, 1, 2, 1])
+    task = tasks.infer(y, categories=(3, 1, 2))
+    assert (task.kind, task.classes, task.values) == ("multiclass", ("3", "1", "2"), (3, 1, 2))
+    assert task.encode(y).tolist() == [0, 1, 2, 1]
+    assert tasks.infer(np.array([1.5, 2.5]), categories=(2.5, 1.5), regression_loss=True).kind == "binary"
+    assert tasks.infer(y, "regression", categories=(3, 1, 2)).kind == "regression"
+
+
+@pytest.mark.parametrize(
+    ("y", "later", "said"),
+    [
+        ([0.5, 1.5], [[1.0, 2.0]], r"later has shape \(1, 2\): 2 numbers a row. .* 1 value a row"),
+        ([[0.5, 1.5], [1.0, 2.0]], [1.0], "1 numbers a row. .* 2 values a row"),
+        ([[0, 1, 1], [1, 1, 0]], [[1, 0]], "2 numbers a row. .* 3 labels a row"),
+        ([[0, 1, 1], [1, 1, 0]], [[1, 0, 2]], "later holds 2; labels are 1"),
+        ([[0, 1], [1, 0]], [[1, 1]], "later has rows that are not one-hot"),
+        (["a", "b"], [["a", "b"]], r"later has shape \(1, 2\); give one class a row"),
+    ],
+)
+def test_later_targets_must_be_like_those_of_training(y: Any, later: Any, said: str) -> None:
+    task = tasks.infer(np.asarray(y))
+    with pytest.raises(DataError, match=said):
+        task.encode(np.asarray(later), "later")
+
+
+def test_classes_in_more_than_rows_are_refused() -> None:
+    with pytest.raises(DataError, match=r"--task multiclass: y has shape \(2, 2, 2\)"):
+        tasks.infer(np.zeros((2, 2, 2), int), "multiclass")
