@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -192,12 +192,16 @@ def _check_probabilities(y: Array, what: str) -> None:
 def _read_set(r: TrainRequest, new: Any, what: str) -> Examples:
     pair = isinstance(new, tuple | list)
     groups = str(r.groups) if np.isscalar(r.groups) else None
-    if pair and not (len(new) == 2 and is_table(new[0]) and groups in [str(c) for c in new[0].columns]):
+    if pair and not (len(new) == 2 and _is_named(new[0]) and groups in [str(c) for c in new[0]]):
         groups = None
     try:
         return sources.read(new, target=None if pair else r.target, groups=groups)
-    except DataError as error:
-        raise DataError(f"{what}: {error}") from error
+    except (DataError, OptionError) as error:
+        raise type(error)(f"{what}: {error}") from error
+
+
+def _is_named(x: Any) -> bool:
+    return is_table(x) or isinstance(x, Mapping)
 
 
 def _like(new: Examples, like: Examples, what: str) -> Examples:

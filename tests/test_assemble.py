@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,8 @@ import pandas as pd
 import pytest
 
 from dlfb_lab.assemble import TrainRequest, session
-from dlfb_lab.errors import DataError
+from dlfb_lab.errors import DataError, OptionError
+from dlfb_lab.events import Evaluation, to_json
 from dlfb_lab.run import Session
 
 RNG = np.random.default_rng(0)
@@ -87,6 +89,11 @@ def test_the_group_column_of_a_given_pair_is_no_feature_and_is_checked() -> None
     with pytest.raises(DataError, match="group 'p1' is in the train part and in the valid part"):
         assembled((train, Y), groups="patient", valid=(train, Y))
     assert len(assembled((train, Y), groups="patient", valid=(TABLE, Y)).parts["valid"]) == 20
+    arrays = {"a": X, "b": X, "patient": train["patient"]}
+    with pytest.raises(DataError, match="group 'p1' is in the train part and in the valid part"):
+        assembled((arrays, Y), groups="patient", valid=(arrays, Y))
+    with pytest.raises(OptionError, match="--valid: --target y: there is no such column"):
+        assembled(TABLE.assign(y=Y), target="y", valid=TABLE)
 
 
 ORDERED = pd.Series(["mid", "low", "high", "low"] * 5, dtype=pd.CategoricalDtype(["low", "mid", "high", "none"], True))
@@ -170,6 +177,8 @@ def test_switches_may_be_numpys() -> None:
     for switch in ("scale", "debug", "background"):
         assert ready.experiment.settings[switch] is True
     assert ready.experiment.debug is True
+    event = Evaluation(step=1, split="valid", metrics={"right": yes}, rows=1, duration_s=0.0)
+    assert json.loads(json.dumps(to_json(event)))["metrics"] == {"right": True}
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,12 @@ def read_pair(data: Any, target: str | None, groups: Any) -> Examples | None:
         inputs: Any = tables.features(x)
         names = list(x.columns)
     elif isinstance(x, Mapping):
-        inputs = {str(k): inputs_array(v, f"x[{k!r}]") for k, v in x.items()}
+        x = {str(k): v for k, v in x.items()}
+        if isinstance(groups, str) and groups in x:
+            groups = x.pop(groups)
+        if not x:
+            raise DataError("x is a dict without any array to learn from.")
+        inputs = {k: inputs_array(v, f"x[{k!r}]") for k, v in x.items()}
     else:
         inputs = inputs_array(x, "x")
     notices = tuple(notice for notice in (moved_y, moved_groups) if notice)

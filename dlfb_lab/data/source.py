@@ -78,7 +78,7 @@ def refuse_kind(array: Array, what: str) -> None:
         DataError: what to give instead.
     """
     if array.dtype.kind == "c":
-        raise DataError(f"{what} holds complex numbers ({array.dtype}). Give real numbers, such as {what}.real.")
+        raise DataError(f"{what} holds complex numbers ({array.dtype}). Give real numbers, such as their .real part.")
     if array.dtype.kind in "mM":
         raise DataError(
             f"{what} holds dates or times ({array.dtype}), not numbers. Give numbers, such as days since the first: "

@@ -117,8 +117,10 @@ def features(table: pd.DataFrame, what: str = "feature") -> Array:
 
     for name in table.columns:
         column = table[name]
-        if isinstance(column.dtype, np.dtype):
-            refuse_kind(np.empty(0, column.dtype), f"the {what} column `{name}`")
+        # Dates with a time zone have a dtype of pandas' own.
+        dtype = np.dtype("M8[ns]") if pd.api.types.is_datetime64_any_dtype(column) else column.dtype
+        if isinstance(dtype, np.dtype):
+            refuse_kind(np.empty(0, dtype), f"The {what} column `{name}`")
         if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)):
             example = column.dropna().iloc[0] if column.notna().any() else "nothing"
             raise DataError(
@@ -141,7 +143,7 @@ def target_array(column: pd.Series | pd.Categorical) -> Array:
     if missing:
         raise DataError(f"{missing:,} of {len(column):,} rows have no target. Drop them: df.dropna(subset=[target]).")
     array = np.asarray(column)
-    refuse_kind(array, "the target")
+    refuse_kind(array, "The target")
     return array
 
 

@@ -188,10 +188,15 @@ def test_a_masked_entry_is_a_gap() -> None:
         (([[1.0], [1.0, 2.0]], [0, 1]), "x cannot be made into an array"),
         ((3.0, [0, 1]), r"x is a single number \(3.0\)"),
         (([[1.0], [2.0]], 3), r"y is a single value \(3\)"),
-        (([[1j], [2.0]], [0, 1]), r"x holds complex numbers \(complex128\).*x.real"),
+        (([[1j], [2.0]], [0, 1]), r"x holds complex numbers \(complex128\).*\.real"),
         (([[1.0], [2.0]], [1j, 2.0]), "y holds complex numbers"),
         ((np.array([["2020-01-01"], ["2021-01-01"]], "M8[D]"), [0, 1]), r"x holds dates or times.*days since"),
         ((pd.DataFrame({"born": pd.to_datetime(["2020-01-01"] * 2)}), [0, 1]), "column `born` holds dates or times"),
+        (
+            (pd.DataFrame({"t": pd.to_datetime(["2020-01-01"] * 2, utc=True)}), [0, 1]),
+            "column `t` holds dates or times",
+        ),
+        (({}, [0, 1]), "x is a dict without any array"),
         ((scipy.sparse.eye(2), [0, 1]), r"x is a sparse .*shape \(2, 2\). Call .toarray\(\)"),
     ],
 )
