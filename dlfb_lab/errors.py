@@ -7,6 +7,8 @@ IPython shows the message alone, without a traceback.
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 
 
@@ -38,3 +40,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Returns ' Did you mean …?' for the known word most like `word`, or ''."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean `{found[0]}`?" if found else ""
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error of the user's own code in one line: kind, message, and their line of code."""
+    message = (str(error).strip().splitlines() or [""])[0][:300]
+    ours = os.sep + "site-packages" + os.sep, os.path.dirname(__file__) + os.sep
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in ours)]
+    frames = [f for f in frames if not f.filename.startswith("<frozen")]
+    where = f" (at `{frames[-1].line}`, line {frames[-1].lineno})" if frames and frames[-1].line else ""
+    return f"{type(error).__name__}: {message}{where}"

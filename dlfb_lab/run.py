@@ -14,10 +14,10 @@ import numpy as np
 
 from dlfb_lab import journal
 from dlfb_lab.cite import methods_paragraph, ordinal
-from dlfb_lab.data.scaling import Scaling
+from dlfb_lab.data.scaling import Scaling, device_inputs
 from dlfb_lab.data.source import Array, Inputs, check_finite, inputs_array
 from dlfb_lab.data.tables import features, is_table
-from dlfb_lab.errors import DataError, DlfbLabError, OptionError, StoreError
+from dlfb_lab.errors import DataError, DlfbLabError, ModelError, OptionError, StoreError
 from dlfb_lab.events import ENDED, Evaluation, Event, Notice, Sink, Status
 from dlfb_lab.record import Record
 
@@ -184,11 +184,12 @@ class Run:
             x: inputs, shape [rows, ...], or a DataFrame with the feature columns.
 
         Returns:
-            Class names, shape [rows]; or 0/1 labels, shape [rows, labels]; or values, shape [rows, ...].
+            Class names, shape [rows]; or 0/1 labels or values, in the shape of the training targets.
 
         Raises:
             StoreError: this kernel does not have the run's parameters.
             DataError: the inputs do not fit.
+            ModelError: the model has diverged.
         """
         said = self._predictions(x)
         task = self._live().experiment.task
@@ -219,7 +220,14 @@ class Run:
         trained, session = self._finished(), self._live()
         inputs = _inputs(x, session)
         outputs = session.evaluator.outputs(trained.params, trained.extra, inputs)
-        return Predictions(np.zeros(0, np.int64), outputs, session.experiment.task, session.plan.loss.link)
+        bad = np.asarray(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
+        if bad.any():
+            raise ModelError(
+                f"The model's outputs are NaN or infinity for {bad.sum():,} of {len(bad):,} rows: it has diverged. "
+                "Train it again with a smaller --lr."
+            )
+        unknown = np.zeros((len(outputs), *session.parts["train"].y.shape[1:]), session.parts["train"].y.dtype)
+        return Predictions(unknown, outputs, session.experiment.task, session.evaluator.loss.link)
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Scores the trained model, and keeps the scores with the run.
@@ -355,7 +363,18 @@ def _inputs(x: Any, session: Session) -> Inputs:
     _check_shapes(inputs, like)
     # A class would be said of rows with NaN as of any other.
     check_finite(inputs, names)
-    return inputs if session.scaling is None else session.scaling.apply(inputs)
+    inputs = device_inputs(inputs, session.scaling)
+    if isinstance(inputs, dict) and isinstance(like, dict):
+        return {name: _as_trained(array, like[name].dtype, name) for name, array in inputs.items()}
+    return _as_trained(np.asarray(inputs), np.asarray(like).dtype, "x")
+
+
+def _as_trained(array: Array, dtype: np.dtype[Any], name: str) -> Array:
+    """Returns inputs in the dtype of the training rows; whole numbers stay whole."""
+    converted = array.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise DataError(f"{name} holds numbers that are not whole; the model was trained on whole numbers ({dtype}).")
+    return converted
 
 
 def _check_shapes(x: Inputs, like: Inputs) -> None:
@@ -373,4 +392,5 @@ def _check_shapes(x: Inputs, like: Inputs) -> None:
         if given[name].shape[1:] != array.shape[1:]:
             raise DataError(
                 f"{name} has shape {given[name].shape}; the model was trained on rows of shape {array.shape[1:]}."
+                + (f" For a single row give {name}[None]." if given[name].shape == array.shape[1:] else "")
             )

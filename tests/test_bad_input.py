@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 
@@ -51,6 +52,28 @@ class Mean(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return nn.Dense(1)(x).mean(axis=0)
+
+
+class Noise(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(1)(x + jax.random.normal(self.make_rng("noise"), x.shape))
+
+
+class Sows(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = nn.Dense(1)(x)
+        self.sow("losses", "size", (out**2).mean())
+        self.sow("intermediates", "out", out)
+        return out
+
+
+class TwoFaced(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        out = nn.Dense(1)(x)
+        return out if train else out[:, 0]
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +130,15 @@ MISTAKES: dict[str, tuple[type[DlfbLabError], Any, Any, dict[str, Any], list[str
         {},
         ["The model failed on inputs of shape (20, 2)", "x @ p"],
     ),
+    "random numbers in evaluation": (
+        ModelError,
+        Noise(),
+        (X, Y),
+        {"valid": 0.2},
+        ["failed in evaluation", "InvalidRngError", "make_rng", "only where its argument `train` is true"],
+    ),
+    "sown losses": (ModelError, Sows(), (X, Y), {}, ["`losses`", "does not keep its structure", "`intermediates`"]),
+    "other outputs in evaluation": (ModelError, TwoFaced(), (X, Y), {}, ["(20, 1) in training", "(20,) in evaluation"]),
     "softmax": (ModelError, Net(3, nn.softmax), (X, THREE), {}, ["softmax", "logits", "Remove the final softmax"]),
     "softmax of two": (ModelError, Net(2, nn.softmax), (X, BINARY), {}, ["softmax", "Remove"]),
     "sigmoid": (ModelError, Net(1, nn.sigmoid), (X, BINARY), {}, ["sigmoid", "logits", "Remove the final sigmoid"]),
@@ -142,6 +174,13 @@ MISTAKES: dict[str, tuple[type[DlfbLabError], Any, Any, dict[str, Any], list[str
         (X, Y),
         {"optimizer": "adamm"},
         ["--optimizer adamm", "Did you mean `adam"],
+    ),
+    "an optimizer that searches along a line": (
+        OptionError,
+        Net(),
+        (X, Y),
+        {"optimizer": optax.lbfgs()},
+        ["The optimizer failed", "value_fn", "such as adam"],
     ),
     "negative epochs": (OptionError, Net(), (X, Y), {"epochs": -3}, ["--epochs -3", "whole number above zero"]),
     "no epochs": (OptionError, Net(), (X, Y), {"epochs": 0}, ["--epochs 0"]),
@@ -264,7 +303,7 @@ def test_a_store_that_cannot_be_written_keeps_nothing_but_trains(tmp_path: Path)
     run = dlfb_lab.train(Net(), (X, Y), steps=2, valid=0.2, store=tmp_path / "file" / "runs", name="mine")
     assert run.status == "finished"
     assert run.path is None
-    assert run.predict(X).shape == (20, 1)
+    assert run.predict(X).shape == (20,)
     (notice,) = [n for n in run.record.notices if n.level == "warning"]
     for part in ("file/runs", "cannot be written", "Nothing of this run is kept", "--store"):
         assert part in notice.text

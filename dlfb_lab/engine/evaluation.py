@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ class Evaluator:
 
     Attributes:
         compile_times: program name and time of each compilation since they were last taken.
+        problems: what a user's metric raised, by its name, since they were last taken.
     """
 
     def __init__(
@@ -81,11 +83,16 @@ class Evaluator:
 
         self.task, self.loss, self.metrics = task, loss, tuple(metrics)
         self.compile_times: list[tuple[str, CompileTime]] = []
+        self.problems: dict[str, str] = {}
         self._chunk = chunk
         self._target_shape = target_shape
         self._forward = Program("forward pass", (model_key, chunk), forward)
         self._mean_loss = Program("mean loss", loss, mean_loss)
         self._on_device: dict[int, tuple[Inputs, list[Inputs]]] = {}
+
+    def compile(self, params: PyTree, extra: PyTree, x: Inputs) -> None:
+        """Compiles what `outputs` will need, and keeps `x` on the device."""
+        self._compiled(self._forward, params, extra, self._chunks(x, keep=True)[0])
 
     def outputs(self, params: PyTree, extra: PyTree, x: Inputs, keep: bool = False) -> Array:
         """Returns the model's raw outputs, shape [rows, ...].
@@ -111,7 +118,7 @@ class Evaluator:
         targets = np.asarray(y).reshape(len(y), *self._target_shape)
         run = self._compiled(self._mean_loss, outputs, targets)
         predictions = Predictions(y, outputs, self.task, self.loss.link)
-        return {"loss": float(run(outputs, targets)), **score(self.metrics, predictions)}
+        return {"loss": float(run(outputs, targets)), **score(self.metrics, predictions, self.problems)}
 
     def release(self) -> None:
         """Lets go of what was kept on the device."""
@@ -151,8 +158,11 @@ def baseline_outputs(task: Task, link: str, train_targets: Array, rows: int, out
     elif task.classifies:
         share = np.bincount(train_targets, minlength=task.outputs) / len(train_targets)
         share = np.clip(share, 1e-7, 1)
-        constant = np.log(share) if link == "softmax" else np.log(share[1] / share[0])
+        if math.prod(output_shape) == 1:
+            constant = share[1] if link == "probability" else np.log(share[1] / share[0])
+        else:
+            constant = share if link == "probability" else np.log(share)
     else:
         share = np.clip(train_targets.mean(axis=0, dtype=np.float64), 1e-7, 1 - 1e-7)
-        constant = np.log(share / (1 - share))
+        constant = share if link == "probability" else np.log(share / (1 - share))
     return np.broadcast_to(np.asarray(constant, np.float32).reshape(output_shape), (rows, *output_shape))

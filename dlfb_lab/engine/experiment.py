@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dlfb_lab.engine import losses
@@ -18,7 +17,7 @@ from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.metrics import Metric
 from dlfb_lab.engine.programs import Program, shapes
 from dlfb_lab.engine.task import Task
-from dlfb_lab.errors import DlfbLabError, ModelError, OptionError
+from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
 from dlfb_lab.models.model import Model, PyTree
 
 
@@ -127,6 +126,7 @@ def plan(experiment: Experiment) -> Plan:
         raise ModelError(
             f"The model returned {_described(output)} for {batch} rows; it must return one array with one row each."
         )
+    _check_optimizer(experiment, params)
     loss = losses.choose(experiment.loss, experiment.task, output.shape)
     target_shape = losses.target_shape(experiment.task, loss.link, output.shape, y.shape)
     _check_loss(experiment, loss, output, y.reshape(target_shape))
@@ -179,16 +179,60 @@ def _trace(experiment: Experiment, x: PyTree) -> tuple[PyTree, PyTree, Any]:
     def start_and_apply(x: PyTree) -> Any:
         key = jax.random.key(0)
         params, extra, _ = model.start(key, jax.tree.map(lambda a: a[:1], x))
-        output, extra = model.apply(params, extra, x, key, True)
-        return params, extra, output
+        output, changed = model.apply(params, extra, x, key, True)
+        try:
+            evaluated, _ = model.apply(params, extra, x, key, False)
+        except DlfbLabError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"The model failed in evaluation, where it gets no random keys: {one_line(error)}. "
+                "Let it draw random numbers only where its argument `train` is true."
+            ) from error
+        return params, extra, changed, output, evaluated
 
     try:
-        return _shapes(experiment, Program("start and apply", model.key, start_and_apply), x)  # type: ignore[no-any-return]
+        params, extra, changed, output, evaluated = _shapes(
+            experiment, Program("start and apply", model.key, start_and_apply), x
+        )
     except DlfbLabError:
         raise
     except Exception as error:
         of_x = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(x))
-        raise ModelError(f"The model failed on inputs of shape {of_x}: {said(error)}") from error
+        raise ModelError(f"The model failed on inputs of shape {of_x}: {one_line(error)}") from error
+    for name, before in extra.items():
+        if _leaves(changed[name]) != _leaves(before):
+            raise ModelError(
+                f"The model's collection `{name}` does not keep its structure and shapes from one training step to the "
+                "next. Values that a model sows are not part of the loss here: sow them into `intermediates`, or not."
+            )
+    if jax.tree.map(jnp.shape, evaluated) != jax.tree.map(jnp.shape, output):
+        raise ModelError(
+            f"The model returned {_described(output)} in training and {_described(evaluated)} in evaluation; "
+            "it must return the same."
+        )
+    return params, extra, output
+
+
+def _leaves(tree: PyTree) -> Any:
+    """Returns the structure of a tree, and the shape and dtype of each leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+
+def _check_optimizer(experiment: Experiment, params: PyTree) -> None:
+    optimizer = optax.with_extra_args_support(experiment.optimizer)
+
+    def update(params: PyTree) -> Any:
+        return optimizer.update(params, optimizer.init(params), params, value=jnp.zeros(()))[0]
+
+    try:
+        shapes(Program("update", (experiment.model.key, experiment.optimizer), update), params)
+    except Exception as error:
+        raise OptionError(
+            f"The optimizer failed: {one_line(error)}. It is given the gradients, the parameters and the loss's value; "
+            "one that calls the loss itself, as lbfgs does, cannot be used here. Take another, such as adam."
+        ) from error
 
 
 def _check_loss(experiment: Experiment, loss: Loss, output: Any, targets: Any) -> None:
@@ -197,23 +241,13 @@ def _check_loss(experiment: Experiment, loss: Loss, output: Any, targets: Any) -
     except Exception as error:
         raise ModelError(
             f"The loss `{loss.name}` failed on outputs of shape {tuple(output.shape)} and targets of shape "
-            f"{tuple(targets.shape)}: {said(error)}"
+            f"{tuple(targets.shape)}: {one_line(error)}"
         ) from error
     if loss.own and value.shape not in ((), output.shape[:1], output.shape):
         raise ModelError(
             f"The loss `{loss.name}` returned shape {value.shape} for {output.shape[0]} rows. "
             "It must return one number, one a row, or one for each output."
         )
-
-
-def said(error: BaseException) -> str:
-    """Returns an error of the user's own code in one line: kind, message, and their line of code."""
-    message = (str(error).strip().splitlines() or [""])[0][:300]
-    ours = os.sep + "site-packages" + os.sep, os.path.dirname(os.path.dirname(__file__)) + os.sep
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in ours)]
-    frames = [f for f in frames if not f.filename.startswith("<frozen")]
-    where = f" (at `{frames[-1].line}`, line {frames[-1].lineno})" if frames and frames[-1].line else ""
-    return f"{type(error).__name__}: {message}{where}"
 
 
 def _described(output: Any) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from time import perf_counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlfb_lab.engine import experiment as experiments
@@ -19,9 +20,9 @@ from dlfb_lab.engine.clock import Clock, Pace, Reporter
 from dlfb_lab.engine.control import Control
 from dlfb_lab.engine.evaluation import Evaluator, baseline_outputs, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
-from dlfb_lab.engine.losses import predictions_look_squashed
+from dlfb_lab.engine.losses import Link, predictions_look_squashed
 from dlfb_lab.engine.programs import Compiled, CompileTime, Program, compiled
-from dlfb_lab.errors import ModelError
+from dlfb_lab.errors import ModelError, one_line
 from dlfb_lab.events import Baseline, Compilation, Evaluation, Event, Losses, Notice, RunStarted, Status
 from dlfb_lab.models.model import PyTree
 
@@ -96,7 +97,7 @@ def train(
             yield Status(step=training.step, state="stopped", reason="interrupted twice; the parameters were not kept")
             raise
         except BaseException as error:
-            yield Status(step=training.step, state="failed", reason=experiments.said(error))
+            yield Status(step=training.step, state="failed", reason=one_line(error))
             raise
         return training.trained()
 
@@ -107,6 +108,7 @@ class _Training:
         self.clock = Clock(experiment.timebox_s)
         self.step = 0
         self.diverged = False
+        self.failed_metrics: set[str] = set()
         self.evaluated_at = -1
         self.last_evaluation_s = 0.0
 
@@ -138,23 +140,29 @@ class _Training:
 
     def prepare(self) -> Iterator[Event]:
         """Initialises, compiles every program the plan needs, and scores the obvious baseline."""
-        e, p = self.experiment, self.plan
-        for level, text in e.notices:
+        for level, text in self.experiment.notices:
             yield Notice(step=0, level=level, text=text)
-        part, split = (e.valid, "valid") if e.valid is not None else (e.train, "train")
-        constant = baseline_outputs(e.task, p.loss.link, e.train.y, len(part), p.output_shape)
-        yield Baseline(
-            step=0,
-            name="mean"
-            if e.task.kind == "regression"
-            else "class frequency"
-            if e.task.kind == "multilabel"
-            else "majority class",
-            split=split,
-            metrics=self.evaluator.score_outputs(constant, part.y),
-        )
-        yield from self._evaluator_compilations()
+        # The baseline comes first, for it is there at once; but beside a loss of the user's own, only the outputs
+        # of a model tell whether a prediction is a probability or a logit.
+        if not self.plan.loss.own:
+            yield from self._baseline()
+        yield from self._initialise()
+        if self.plan.loss.own:
+            yield from self._baseline()
+        if self.control.stop_reason is None:
+            yield from self._compile()
 
+    def _baseline(self) -> Iterator[Event]:
+        e, link = self.experiment, self.evaluator.loss.link
+        part, split = (e.valid, "valid") if e.valid is not None else (e.train, "train")
+        constant = baseline_outputs(e.task, link, e.train.y, len(part), self.plan.output_shape)
+        names = {"regression": "mean", "multilabel": "class frequency"}
+        name = names.get(e.task.kind, "majority class")
+        yield Baseline(step=0, name=name, split=split, metrics=self.evaluator.score_outputs(constant, part.y))
+        yield from self._said_by_evaluator()
+
+    def _initialise(self) -> Iterator[Event]:
+        e, p = self.experiment, self.plan
         # A single row is enough to initialise, and the same program serves every batch size.
         first_row = jax.tree.map(lambda a: a[:1], e.train.x)
         model, optimizer = e.model, e.optimizer
@@ -164,36 +172,37 @@ class _Training:
             return params, extra, optimizer.init(params) if opt_state is None else opt_state
 
         key = experiments.init_key(e.seed)
-        if model.optimizer is None and model.kind == "linen":
+        if model.given:
+            params, extra, opt_state = initialise(key, first_row)
+        else:
             program = Program("initialise", (model.key, optimizer), initialise)
             run, took = compiled(program, key, first_row)
             yield from _compilation(program.name, took, "first run of this model")
-        else:
-            run = initialise
-        params, extra, opt_state = run(key, first_row)
-
-        self._check_squashed(params, extra)
-        yield from self._evaluator_compilations()
-
-        self.x, self.y = jax.device_put((e.train.x, e.train.y))
-        self.keys = experiments.order_key(e.seed), experiments.step_key(e.seed)
-        full = len(e.train) if p.mask_padding or not p.remainder else len(e.train) - p.remainder
+            params, extra, opt_state = run(key, first_row)
         order_length = -(-len(e.train) // e.batch_size) * e.batch_size if p.mask_padding else len(e.train)
         self.carry = steps.start(params, extra, opt_state, order_length)
-        self.full_batches = -(-full // e.batch_size)
-        self.step_full, took = self._training_program(e.batch_size, order_length)
+        yield from self._check_squashed()
+        yield from self._said_by_evaluator()
+
+    def _compile(self) -> Iterator[Event]:
+        e, p = self.experiment, self.plan
+        self.x, self.y = jax.device_put((e.train.x, e.train.y))
+        self.keys = experiments.order_key(e.seed), experiments.step_key(e.seed)
+        if e.valid is not None:
+            self.evaluator.compile(self.carry.params, self.carry.extra, e.valid.x)
+            yield from self._said_by_evaluator()
+        ragged = p.remainder if not p.mask_padding else 0
+        self.full_batches = -(-(len(e.train) - ragged) // e.batch_size)
+        self.step_full, took = self._training_program(e.batch_size)
         yield from _compilation("train step", took, f"first run with batches of {e.batch_size:,} rows")
         self.step_last: Compiled | None = None
-        if p.remainder and not p.mask_padding:
-            self.step_last, took = self._training_program(p.remainder, order_length)
+        if ragged:
+            self.step_last, took = self._training_program(ragged)
             why = "the loss is your own" if p.loss.own else "the model keeps statistics across rows"
-            yield from _compilation(
-                "train step, last batch",
-                took,
-                f"the last batch of an epoch has {p.remainder:,} rows, and {why}",
-            )
+            cause = f"the last batch of an epoch has {ragged:,} rows, and {why}"
+            yield from _compilation("train step, last batch", took, cause)
 
-    def _training_program(self, batch: int, order_length: int) -> tuple[Compiled, CompileTime | None]:
+    def _training_program(self, batch: int) -> tuple[Compiled, CompileTime | None]:
         e, p = self.experiment, self.plan
         program = steps.training_program(
             e.model.key,
@@ -202,35 +211,45 @@ class _Training:
             e.optimizer,
             rows=len(e.train),
             batch=batch,
-            order_length=order_length,
+            order_length=len(self.carry.order),
             mask_padding=p.mask_padding,
             shuffle=True,
             target_shape=p.target_shape,
         )
         return compiled(program, self.carry, self.x, self.y, *self.keys, np.int32(1))
 
-    def _check_squashed(self, params: PyTree, extra: PyTree) -> None:
-        """Refuses outputs that stay within 0..1 whatever the parameters: the loss takes logits."""
-        if self.plan.loss.own:
+    def _check_squashed(self) -> Iterator[Event]:
+        """Looks whether outputs stay within 0..1 whatever the parameters, where the loss takes logits.
+
+        Refuses that for our losses; for a user's own, the outputs are then read as probabilities.
+        """
+        loss = self.evaluator.loss
+        if loss.link == "identity":
             return
-        e = self.experiment
-        x = jax.tree.map(lambda a: a[:32], e.train.x)
-        outputs = [self.evaluator.outputs(params, extra, x)]
-        rng = np.random.default_rng(0)
-        for scale in (3.0, 30.0):
-            if predictions_look_squashed(outputs[-1], self.plan.loss.link) is None:
-                return
-            changed = jax.tree.map(
-                lambda a, s=scale: np.asarray(a + s * rng.standard_normal(a.shape), a.dtype) if _is_float(a) else a,
-                params,
-            )
-            outputs.append(self.evaluator.outputs(changed, extra, x))
-        found = predictions_look_squashed(outputs[-1], self.plan.loss.link)
-        if found is not None:
+        found = self._squashed(loss.link)
+        if loss.own:
+            read_as = "logits"
+            if found is not None:
+                self.evaluator.loss = replace(loss, link="probability")
+                read_as = "probabilities, since they are within 0 to 1 whatever the parameters"
+            text = f"The loss `{loss.name}` is your own. For scores and predict the outputs are read as {read_as}."
+            yield Notice(step=0, level="info", text=text)
+        elif found is not None:
             raise ModelError(
                 f"The model's outputs have passed a {found} (all within 0 to 1 whatever the parameters), but the loss "
-                f"`{self.plan.loss.name}` takes logits and applies it itself. Remove the final {found} from the model."
+                f"`{loss.name}` takes logits and applies it itself. Remove the final {found} from the model."
             )
+
+    def _squashed(self, link: Link) -> str | None:
+        x = jax.tree.map(lambda a: a[:32], self.experiment.train.x)
+        params, extra = self.carry.params, self.carry.extra
+        rng = np.random.default_rng(0)
+        for scale in (0.0, 3.0, 30.0):
+            changed = jax.tree.map(lambda a, s=scale: _shaken(a, s, rng), params)
+            found = predictions_look_squashed(self.evaluator.outputs(changed, extra, x), link)
+            if found is None:
+                return None
+        return found
 
     def run(self) -> Generator[Event, None, str]:
         """Trains to the end of the budget, or until told to stop; returns the reason."""
@@ -245,7 +264,7 @@ class _Training:
                 yield from self._report(pending)
             if evaluate:
                 yield self._evaluation()
-                yield from self._evaluator_compilations()
+                yield from self._said_by_evaluator()
             if reason is not None:
                 return reason
             if control.paused:
@@ -275,6 +294,8 @@ class _Training:
             return False
         if reason is None:
             return self.step % self.plan.eval_steps == 0
+        if self.step == 0:
+            return False
         return self.control.stop_reason is None or self.last_evaluation_s < PATIENCE_S
 
     def _steps_until_next_stop(self) -> int:
@@ -328,10 +349,16 @@ class _Training:
             step=self.step, split="valid", metrics=scores, rows=len(valid), duration_s=self.last_evaluation_s
         )
 
-    def _evaluator_compilations(self) -> Iterator[Event]:
+    def _said_by_evaluator(self) -> Iterator[Event]:
         for name, took in self.evaluator.compile_times:
             yield from _compilation(name, took, "first evaluation", self.step)
         self.evaluator.compile_times.clear()
+        for metric, problem in self.evaluator.problems.items():
+            if metric not in self.failed_metrics:
+                self.failed_metrics.add(metric)
+                text = f"The metric `{metric}` failed, and is NaN where it did: {problem}"
+                yield Notice(step=self.step, level="warning", text=text)
+        self.evaluator.problems.clear()
 
     def trained(self) -> Trained:
         return Trained(self.carry.params, self.carry.extra, self.carry.opt_state, self.step)
@@ -350,8 +377,11 @@ def _compilation(program: str, took: CompileTime | None, cause: str, step: int =
         )
 
 
-def _is_float(leaf: Any) -> bool:
-    return bool(np.issubdtype(leaf.dtype, np.floating))
+def _shaken(leaf: Any, scale: float, rng: np.random.Generator) -> Any:
+    """Returns a parameter with noise of a scale added, where it is a float."""
+    if not scale or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    return jnp.asarray(leaf + scale * rng.standard_normal(leaf.shape), leaf.dtype)
 
 
 _versions: dict[str, str] = {}

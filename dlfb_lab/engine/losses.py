@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dlfb_lab.engine.names import two_arguments
+from dlfb_lab.engine.names import name_of, two_arguments
 from dlfb_lab.engine.task import Task
 from dlfb_lab.errors import ModelError, OptionError, nearest
 from dlfb_lab.models.fingerprint import fingerprint
 from dlfb_lab.models.model import hashable
 
-Link = Literal["identity", "sigmoid", "softmax"]
+Link = Literal["identity", "sigmoid", "softmax", "probability"]
 """What turns raw outputs into predictions."""
 
 
@@ -170,7 +170,7 @@ def _usual(task: Task, output_shape: tuple[int, ...]) -> Loss:
 
 def _own(function: Callable[..., Any], usual: Loss) -> Loss:
     target_first, _ = two_arguments(function, "loss")
-    name = getattr(function, "__name__", type(function).__name__)
+    name = name_of(function)
     call = partial(_call_own, function, target_first)
     return Loss(name, call, usual.link, per_row=False, key=(hashable(function), fingerprint(function)))
 

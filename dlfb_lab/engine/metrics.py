@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from dlfb_lab.data.source import Array
-from dlfb_lab.engine.names import OUTPUT_NAMES, SCORE_NAMES, two_arguments
+from dlfb_lab.engine.names import OUTPUT_NAMES, SCORE_NAMES, name_of, two_arguments
 from dlfb_lab.engine.task import KINDS, Task
-from dlfb_lab.errors import OptionError, nearest
+from dlfb_lab.errors import OptionError, nearest, one_line
 
 LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
 
@@ -28,14 +28,16 @@ class Predictions:
 
     Attributes:
         targets: encoded targets; class numbers, shape [rows], or numbers, shape [rows, ...].
-        outputs: the model's raw outputs, shape [rows, ...], float64.
+        outputs: the model's raw outputs, float64; of the targets' shape where there are no classes.
         task: what was predicted.
         link: what turns outputs into predictions.
     """
 
     def __init__(self, targets: Array, outputs: Array, task: Task, link: str) -> None:
         self.targets = targets if task.classifies else targets.astype(np.float64)
-        self.outputs = outputs.astype(np.float64)
+        # One number a row may come as [rows] or as [rows, 1]: beside each other they would be broadcast.
+        shape = outputs.shape if task.classifies else targets.shape
+        self.outputs = outputs.astype(np.float64).reshape(shape)
         self.task = task
         self.link = link
 
@@ -49,8 +51,8 @@ class Predictions:
             shifted = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
             return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
         with np.errstate(over="ignore"):
-            probability = 1.0 / (1.0 + np.exp(-outputs))
-        if self.task.kind == "binary":
+            probability = outputs if self.link == "probability" else 1.0 / (1.0 + np.exp(-outputs))
+        if self.task.kind == "binary" and probability.shape[1:] in ((), (1,)):
             probability = probability.reshape(len(probability))
             return np.stack([1.0 - probability, probability], axis=1)
         return np.asarray(probability)
@@ -313,7 +315,7 @@ def _named(name: Any, task: Task) -> Metric:
 
 def _own(function: Callable[..., Any]) -> Metric:
     target_first, other = two_arguments(function, "metrics")
-    name = getattr(function, "__name__", type(function).__name__)
+    name = name_of(function)
 
     def call(p: Predictions) -> float:
         said = p.outputs if other in OUTPUT_NAMES else p.predicted
@@ -330,7 +332,26 @@ def _own(function: Callable[..., Any]) -> Metric:
     return Metric(name, call, KINDS)
 
 
-def score(metrics: Iterable[Metric], predictions: Predictions) -> dict[str, float]:
-    """Returns each metric's value, NaN where it is not defined."""
+def score(
+    metrics: Iterable[Metric], predictions: Predictions, problems: dict[str, str] | None = None
+) -> dict[str, float]:
+    """Returns each metric's value; NaN where it is not defined, and where the outputs are not finite.
+
+    Args:
+        metrics: which to compute.
+        predictions: what they are computed of.
+        problems: gets, by name, what a user's metric raised, whose value is then NaN. Without it, it is raised.
+    """
+    if not np.isfinite(predictions.outputs).all():
+        return {metric.name: math.nan for metric in metrics}
+    values = {}
     with np.errstate(all="ignore"):
-        return {metric.name: metric.function(predictions) for metric in metrics}
+        for metric in metrics:
+            try:
+                values[metric.name] = metric.function(predictions)
+            except Exception as error:
+                if problems is None or metric is METRICS.get(metric.name):
+                    raise
+                problems[metric.name] = one_line(error)
+                values[metric.name] = math.nan
+    return values

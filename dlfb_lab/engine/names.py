@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dlfb_lab.errors import OptionError
@@ -12,6 +13,13 @@ TARGET_NAMES = {"y_true", "true", "truth", "y", "target", "targets", "label", "l
 OUTPUT_NAMES = {"outputs", "output", "logits", "logit", "raw"}
 SCORE_NAMES = {"y_score", "y_prob", "y_proba", "prob", "probs", "probabilities", "scores", "score"}
 PREDICTION_NAMES = {"y_pred", "y_hat", "yhat", "pred", "preds", "prediction", "predictions", "predicted"}
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Returns what to call a user's function; a partial by the function it holds."""
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def two_arguments(function: Callable[..., Any], option: str) -> tuple[bool, str]:
@@ -23,7 +31,7 @@ def two_arguments(function: Callable[..., Any], option: str) -> tuple[bool, str]
     Raises:
         OptionError: it does not take two arguments, or their names do not tell which is which.
     """
-    label = getattr(function, "__name__", repr(function))
+    label = name_of(function)
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

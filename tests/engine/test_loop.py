@@ -19,7 +19,7 @@ from dlfb_lab import assemble
 from dlfb_lab.assemble import TrainRequest
 from dlfb_lab.engine import clock, control, loop
 from dlfb_lab.engine.loop import Trained
-from dlfb_lab.events import Compilation, Event, Losses, Notice, RunStarted, Status
+from dlfb_lab.events import Compilation, Evaluation, Event, Losses, Notice, RunStarted, Status
 from dlfb_lab.record import Record
 
 RNG = np.random.default_rng(0)
@@ -431,16 +431,27 @@ def test_training_never_sees_a_test_row() -> None:
     assert "test" not in {e.split for e in Record(told).evaluations}
 
 
-def test_a_failing_run_says_so_and_raises() -> None:
-    calls = []
+def test_a_failing_metric_is_nan_and_said_once() -> None:
+    def fails(y_true: Any, y_pred: Any) -> float:
+        raise ZeroDivisionError("of all things")
 
-    def fails_late(y_true: Any, y_pred: Any) -> float:
-        calls.append(1)
-        if len(calls) > 2:
-            raise ZeroDivisionError("of all things")
-        return 0.0
+    _, events = start(Linear(), valid=0.2, epochs=3, metrics=[fails, "mae"], optimizer=ADAM)
+    told = list(events)
+    scores = [e.metrics for e in told if isinstance(e, Evaluation)]
+    assert all(np.isnan(s["fails"]) and s["mae"] > 0 for s in scores)
+    (notice,) = [e for e in told if isinstance(e, Notice)]
+    assert "The metric `fails` failed" in notice.text
+    assert "ZeroDivisionError: of all things" in notice.text
+    assert "raise ZeroDivisionError" in notice.text, "the user's own line is shown"
+    assert told[-1].state == "finished"
 
-    _, events = start(Linear(), valid=0.2, epochs=3, metrics=fails_late, optimizer=ADAM)
+
+def test_a_failing_run_says_so_and_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("of all things")
+
+    _, events = start(Linear(), valid=0.2, epochs=3, optimizer=ADAM)
+    monkeypatch.setattr("dlfb_lab.engine.evaluation.Evaluator.scores", fails)
     told = []
     with pytest.raises(ZeroDivisionError):
         told.extend(iter_into(events, told))

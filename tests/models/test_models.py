@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -177,7 +178,7 @@ def test_an_nnx_module_is_refused_with_advice_that_works() -> None:
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     run = train((lambda params, x: nnx.merge(graphdef, params, rest)(x), params), valid=0.25, lr=0.1, steps=50)
     assert run.history["valid/loss"].dropna().iloc[-1] < run.history["valid/loss"].dropna().iloc[0]
-    assert run.predict(X).shape == (24, 1)
+    assert run.predict(X).shape == (24,)
 
 
 class DropsOut(nn.Module):
@@ -214,7 +215,7 @@ def test_a_linen_run_leaves_variables_that_the_module_takes(dropped: Run) -> Non
     state = dropped.state
     assert isinstance(state, LinenState)
     assert state.step == 4
-    np.testing.assert_allclose(DropsOut().apply(state.variables, X, train=False), dropped.predict(X), rtol=1e-5)
+    np.testing.assert_allclose(DropsOut().apply(state.variables, X, train=False)[:, 0], dropped.predict(X), rtol=1e-5)
 
 
 def test_a_train_state_comes_back_in_its_own_type_with_its_step_counted_on() -> None:
@@ -234,6 +235,16 @@ def test_a_train_state_comes_back_in_its_own_type_with_its_step_counted_on() -> 
     second = train(first).state
     assert second.step == 4
     assert int(second.opt_state[0].count) == 4, "the optimizer goes on from where it was"
+
+
+def test_frozen_batch_statistics_stay_frozen() -> None:
+    module = DropsOut()
+    variables = module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X)
+    frozen = flax.core.freeze(variables["batch_stats"])
+    state = StateWithStatistics.create(apply_fn=module.apply, params=variables["params"], tx=TINY, batch_stats=frozen)
+    after = train(state).state.batch_stats
+    assert jax.tree.structure(after) == jax.tree.structure(frozen)
+    assert np.any(after["BatchNorm_0"]["mean"] != 0)
 
 
 def test_a_train_state_with_a_function_of_the_users_own() -> None:
@@ -270,7 +281,7 @@ def test_inputs_by_name_reach_the_model_as_a_dict() -> None:
 
     data = {"a": X[:, :2], "b": X[:, 2], "label": Y}
     run = dlfb_lab.train(Two(), data, steps=2, valid=0.25, scale=True)
-    assert run.predict({"a": X[:, :2], "b": X[:, 2]}).shape == (24, 1)
+    assert run.predict({"a": X[:, :2], "b": X[:, 2]}).shape == (24,)
     with pytest.raises(dlfb_lab.DataError, match="The inputs are a; the model was trained on a, b"):
         run.predict({"a": X[:, :2]})
 
