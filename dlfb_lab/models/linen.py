@@ -104,7 +104,14 @@ def linen_apply(
     if not extra:
         return apply_fn(variables, x, **arguments), extra
     outputs, changed = apply_fn(variables, x, mutable=list(extra), **arguments)
-    return outputs, {**extra, **changed}
+    return outputs, {**extra, **{name: _in_form_of(extra[name], new) for name, new in changed.items()}}
+
+
+def _in_form_of(before: PyTree, after: PyTree) -> PyTree:
+    """Returns a collection in the containers it came in: Flax gives dicts, whether or not it was frozen."""
+    leaves, form = jax.tree.flatten(before)
+    new = jax.tree.leaves(after)
+    return jax.tree.unflatten(form, new) if len(new) == len(leaves) else after
 
 
 def adapt(model: Any) -> Model | None:
