@@ -373,7 +373,10 @@ def _as_trained(array: Array, dtype: np.dtype[Any], name: str) -> Array:
     """Returns inputs in the dtype of the training rows; whole numbers stay whole."""
     converted = array.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(converted, array):
-        raise DataError(f"{name} holds numbers that are not whole; the model was trained on whole numbers ({dtype}).")
+        wrong = array[converted != array].flat[0]
+        raise DataError(
+            f"{name} holds {wrong}; the model was trained on whole numbers of type {dtype}, as this is not."
+        )
     return converted
 
 

@@ -167,3 +167,18 @@ def test_a_terminal_gets_a_quiet_table(shell: InteractiveShell) -> None:
     assert ["loss", "mae", "r2"] in lines
     assert any(line[:1] == ["valid"] and len(line) == 4 for line in lines)
     assert any(line[:2] == ["mean", "(valid)"] for line in lines)
+
+
+def test_in_a_function_its_own_names_come_first(shell: InteractiveShell) -> None:
+    shell.run_cell("import flax.linen as nn\nwidth = 4")
+    body = "    run = %dlfb_train nn.Dense(width) (x, x[:, :width]) --epochs 1\n    return run\n"
+    result = shell.run_cell(f"def trial(width):\n{body}trial(1)")
+    assert result.success
+    assert result.result.record.started.parameter_count == 3
+
+
+def test_a_cell_magic_keeps_its_line_too(shell: InteractiveShell) -> None:
+    shell.run_cell("%%dlfb_train Linear() (x, y) --epochs 1 --into kept\nfactor = 3")
+    source = shell.user_ns["kept"].record.started.source
+    assert source.startswith("%%dlfb_train Linear() (x, y) --epochs 1 --into kept\n")
+    assert "factor = 3" in source
