@@ -92,7 +92,7 @@ def test_tokens_stay_whole_numbers(tmp_path: Any) -> None:
     tokens = RNG.integers(0, 5, size=(60, 3))
     run = train(Tokens(), (tokens, Y), tmp_path, epochs=1)
     np.testing.assert_array_equal(run.predict(tokens.astype(float)), run.predict(tokens))
-    with pytest.raises(DataError, match="holds .*whole numbers of type int32"):
+    with pytest.raises(DataError, match=r"holds .*whole numbers of type int32"):
         run.predict(tokens + 0.5)
 
 
