@@ -236,8 +236,12 @@ def from_json(values: dict[str, Any]) -> Event | None:
     if cls is None:
         return None
     known: Any = cls
-    fields = {name: decode for name, decode in _decoders(known).items() if name in values}
-    return cls(**{name: decode(values[name]) if decode else values[name] for name, decode in fields.items()})
+    names, decoders = _codec(known)
+    fields = {name: value for name, value in values.items() if name in names}
+    for name, decode in decoders:
+        if name in fields:
+            fields[name] = decode(fields[name])
+    return cls(**fields)
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -265,10 +269,14 @@ def _encode(value: Any) -> Any:
 
 
 @cache
-def _decoders(cls: Any) -> dict[str, Callable[[Any], Any] | None]:
-    """Returns what reads each field; worked out once, because a long journal has many events."""
+def _codec(cls: Any) -> tuple[frozenset[str], list[tuple[str, Callable[[Any], Any]]]]:
+    """Returns a kind's fields, and what reads those that JSON does not hold as they are.
+
+    Worked out once, because a long journal has many events.
+    """
     hints = typing.get_type_hints(cls)
-    return {f.name: _decoder(hints[f.name]) for f in dataclasses.fields(cls)}
+    found = [(f.name, _decoder(hints[f.name])) for f in dataclasses.fields(cls)]
+    return frozenset(name for name, _ in found), [(name, decode) for name, decode in found if decode is not None]
 
 
 def _decoder(hint: Any) -> Callable[[Any], Any] | None:

@@ -16,8 +16,8 @@ from dlfb_lab.record import Record
 
 STEPS = 1_000_000
 TARGET_BYTES, TARGET_S = 25_000_000, 1.0
-BLOCKS = {"fast steps": 8192, "steps of 1 ms": 500, "steps of 50 ms": 10}
-"""Losses in one event. One is written at least every half second in a long run, so slow steps mean small blocks."""
+BLOCKS = {"fast steps": 8192, "steps of 1 ms": 1000, "steps of 50 ms": 20}
+"""Losses in one event. One is written every second of a long run, so slow steps mean small blocks."""
 
 
 def measure(repeats: int) -> dict[str, Any]:
