@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
-from platform import python_version
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +16,7 @@ from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import step as steps
 from dlfb_lab.engine.clock import Clock, Pace, Reporter
 from dlfb_lab.engine.control import Control
+from dlfb_lab.engine.environment import device, versions
 from dlfb_lab.engine.evaluation import Evaluator, baseline_outputs, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.losses import Link, predictions_look_squashed
@@ -26,7 +25,6 @@ from dlfb_lab.errors import ModelError, one_line
 from dlfb_lab.events import Baseline, Compilation, Evaluation, Event, Losses, Notice, RunStarted, Status
 from dlfb_lab.models.model import PyTree
 
-VERSIONS_OF = ("dlfb-lab", "jax", "jaxlib", "flax", "optax", "numpy")
 PATIENCE_S = 0.5
 """A run that was told to stop still takes its last evaluation if that is quicker than this."""
 
@@ -134,7 +132,7 @@ class _Training:
             split_hash=e.split_hash,
             settings={**e.settings, "loss": p.loss.name},
             versions=versions(),
-            device=_device(),
+            device=device(),
             source=e.source,
         )
 
@@ -382,23 +380,3 @@ def _shaken(leaf: Any, scale: float, rng: np.random.Generator) -> Any:
     if not scale or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf
     return jnp.asarray(leaf + scale * rng.standard_normal(leaf.shape), leaf.dtype)
-
-
-_versions: dict[str, str] = {}
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide the numbers."""
-    if not _versions:
-        _versions["python"] = python_version()
-        for package in VERSIONS_OF:
-            try:
-                _versions[package] = version(package)
-            except PackageNotFoundError:
-                continue
-    return dict(_versions)
-
-
-def _device() -> str:
-    devices = jax.devices()
-    return f"{devices[0].device_kind} ({devices[0].platform})"
