@@ -30,6 +30,13 @@ DATA    (x, y) of arrays, a dict of arrays, or a pandas DataFrame with --target 
 Options
 {options}
 
+Losses     cross_entropy, binary_crossentropy, categorical_crossentropy, sparse_categorical_crossentropy;
+           mse, mae, huber, kl_divergence, cosine_similarity. They take logits: end the model without an activation.
+Metrics    classes: accuracy, balanced_accuracy, precision, recall, f1, mcc, auc, auprc, log_loss
+           numbers: mse, rmse, mae, r2, pearson
+           A known name is that metric; a function of yours of the same name is given in brackets: (auc).
+           Your function's argument names say what it gets: y_pred classes or values, y_score probabilities, logits.
+
 Examples
     run = %dlfb_train MLP((32, 1)) (x, y) --valid 0.2 --scale
     run = %dlfb_train model cells --target diagnosis --valid 0.2 --test 0.2 --epochs 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,13 @@ def test_a_cell_magic_keeps_its_line_too(shell: InteractiveShell) -> None:
     source = shell.user_ns["kept"].record.started.source
     assert source.startswith("%%dlfb_train Linear() (x, y) --epochs 1 --into kept\n")
     assert "factor = 3" in source
+
+
+def test_the_help_names_every_loss_and_metric() -> None:
+    from dlfb_lab.engine import losses, metrics
+    from dlfb_lab.magics.train import help_text
+
+    words = set(re.findall(r"[a-z_0-9]+", help_text()))
+    long_names = {losses.ALIASES.get(name, name): name for name in losses.ALIASES}
+    assert set(metrics.METRICS) <= words
+    assert all({name, long_names.get(name, name)} & words for name in losses.NAMES if name not in losses.ALIASES)
