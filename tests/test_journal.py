@@ -309,5 +309,7 @@ def test_a_killed_run_reads_as_interrupted(training: tuple[Path, str, int]) -> N
 def test_every_line_of_a_journal_is_strict_json(training: tuple[Path, str, int]) -> None:
     store, _, _ = training
     run = dlfb_lab.open_run("interrupted", store)
-    for line in (run.path / journal.EVENTS).read_text("utf-8").splitlines():
-        json.loads(line, parse_constant=pytest.fail)
+    lines = (run.path / journal.EVENTS).read_text("utf-8").splitlines()
+    kinds = [json.loads(line, parse_constant=pytest.fail)["kind"] for line in lines]
+    assert kinds[0] == "run_started"
+    assert "losses" in kinds

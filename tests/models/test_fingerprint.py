@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -62,6 +63,19 @@ def test_a_changed_attribute_of_a_loss_is_used(tmp_path: Any) -> None:
     before = first_loss(tmp_path, loss=loss)
     loss.factor = 100.0
     np.testing.assert_allclose(first_loss(tmp_path, loss=loss), 100 * before, rtol=1e-5)
+
+
+@dataclasses.dataclass
+class Unhashable:
+    factor: float
+
+    def __call__(self, y_true: Any, y_pred: Any) -> Any:
+        return self.factor * ((y_true - y_pred) ** 2).mean()
+
+
+def test_a_loss_that_cannot_be_hashed_trains(tmp_path: Any) -> None:
+    once, twice = first_loss(tmp_path, loss=Unhashable(1.0)), first_loss(tmp_path, loss=Unhashable(2.0))
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
 
 
 def test_nothing_changed_compiles_nothing(tmp_path: Any) -> None:

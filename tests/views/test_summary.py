@@ -177,4 +177,7 @@ def test_a_figure_has_a_panel_for_each_metric() -> None:
 @pytest.mark.parametrize("values", [[], [1.0], [math.nan, math.nan], [1e-6, 1e6], [0.0, 5.0]])
 def test_a_figure_of_few_or_wild_losses_is_drawn(values: list[float]) -> None:
     events = [Losses(step=len(values), first_step=0, losses=np.array(values), duration_s=0.1)] if values else []
-    figures.plot(Record(events)).canvas.draw()
+    figure = figures.plot(Record(events))
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), np.array(values, float))

@@ -123,4 +123,4 @@ def test_few_points_are_all_kept() -> None:
 def test_the_picture_stands_alone_in_an_image() -> None:
     image = svg.as_image(svg.draw(GOLDEN))
     (data,) = re.findall(r"base64,([^\"]+)", image)
-    ElementTree.fromstring(base64.b64decode(data))
+    assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
