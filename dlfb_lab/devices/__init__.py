@@ -1,0 +1,1 @@
+"""What GPUs and the machine are doing. Imports no JAX: the server uses it too."""
