@@ -5,6 +5,9 @@ import { asEvent, emptyState, hasEnded, reduce, type RunState } from "./runState
 export type Action = "pause" | "resume" | "stop";
 const ACTIONS: readonly Action[] = ["pause", "resume", "stop"];
 
+/** Whether the process that trains still lives; "elsewhere" when it runs, or ran, on another machine. */
+export type Life = "alive" | "gone" | "elsewhere" | "unknown";
+
 /** How a store reaches the engine. */
 export interface Channel {
   control(action: Action): void;

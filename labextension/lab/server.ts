@@ -1,0 +1,208 @@
+// The routes of dlfb_lab's server extension, typed. Nothing else in the page speaks to it.
+
+import { URLExt } from "@jupyterlab/coreutils";
+import { ServerConnection } from "@jupyterlab/services";
+
+import type { JsonFloat, State } from "../core/events";
+import type { Action, Life } from "../core/runStore";
+
+/** In every answer. */
+export interface Answer {
+  /** of the dlfb_lab that the server has */
+  version: string;
+  /** the newest vocabulary of events that the server knows */
+  schema: number;
+}
+
+/** The latest figures of one device's memory, as the run wrote them. */
+export interface Memory {
+  device: string;
+  device_kind: string;
+  in_use_bytes: JsonFloat;
+  peak_bytes: JsonFloat;
+  limit_bytes: JsonFloat;
+  pool_bytes: JsonFloat;
+  preallocated: boolean;
+  reason: string;
+}
+
+export interface RunSummary {
+  store: string;
+  run: string;
+  name: string;
+  model: string;
+  task: string;
+  device: string;
+  versions_dlfb_lab: string;
+  state: State | "waiting";
+  life: Exclude<Life, "unknown">;
+  reason: string;
+  started_s: JsonFloat;
+  updated_s: JsonFloat;
+  elapsed_s: JsonFloat;
+  step: number;
+  steps_total: number;
+  best: { column: string; value: JsonFloat; step: number } | null;
+  scores: Record<string, Record<string, JsonFloat>>;
+  baseline: { name: string; split: string; metrics: Record<string, JsonFloat> } | null;
+  curve: { steps: number[]; losses: JsonFloat[] };
+  valid: { steps: number[]; values: JsonFloat[]; metric: string };
+  warnings: number;
+  memory: Memory[];
+  /** only name, model and start are known so far */
+  reading: boolean;
+}
+
+export interface StoreSummary {
+  store: string;
+  path: string;
+  /** why it cannot be read; empty when it can */
+  problem: string;
+}
+
+export interface RunsAnswer extends Answer {
+  runs: RunSummary[];
+  stores: StoreSummary[];
+  /** journals that are still being read */
+  reading: number;
+  /** runs beyond the newest that are listed */
+  hidden: number;
+}
+
+export interface EventsAnswer extends Answer {
+  run: string;
+  life: Exclude<Life, "unknown">;
+  /** the events are the whole run, not what follows the cursor */
+  reset: boolean;
+  events: unknown[];
+  /** the cursor to ask with next */
+  next: string;
+  note: string;
+}
+
+export interface DeviceSample {
+  time_s: number;
+  cpu_percent: number | null;
+  memory_used_bytes: number | null;
+  disk_used_bytes: number | null;
+  gpus: GpuSample[];
+}
+
+export interface GpuSample {
+  utilisation_percent: number | null;
+  memory_used_bytes: number | null;
+  temperature_c: number | null;
+  power_w: number | null;
+}
+
+export interface Gpu {
+  index: number;
+  name: string;
+  memory_total_bytes: number | null;
+  power_limit_w: number | null;
+  /** why a figure cannot be had, by its name in a sample */
+  missing: Record<string, string>;
+}
+
+export interface DevicesAnswer extends Answer {
+  host: { name: string; cpu_count: number; disk_path: string };
+  interval_s: number;
+  next: number;
+  reset: boolean;
+  samples: DeviceSample[];
+  memory_total_bytes: number | null;
+  disk_total_bytes: number | null;
+  memory_of: "machine" | "container";
+  missing: Record<string, string>;
+  gpus: Gpu[];
+  /** why there are no GPUs; empty when there are */
+  no_gpus: string;
+}
+
+/**
+ * Why a request gave no answer. `code` is the server's word for it ("no_run", "over", …) or one of
+ * "absent": something answered that is not dlfb_lab's server extension;
+ * "unreachable": nothing answered at all;
+ * "refused": the Jupyter server did not let the request through.
+ */
+export class ServerError extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+  ) {
+    super(message);
+    this.name = "ServerError";
+  }
+}
+
+export const UNREACHABLE = "The Jupyter server cannot be reached";
+export const ABSENT = "dlfb_lab's server extension is not running here";
+
+/** dlfb_lab's half of the Jupyter server. */
+export class Server {
+  constructor(private settings: ServerConnection.ISettings = ServerConnection.makeSettings()) {}
+
+  runs(): Promise<RunsAnswer> {
+    return this.request("GET", "runs");
+  }
+
+  /** What happened to a run since the cursor; all of it for an empty one. */
+  events(store: string, run: string, after = ""): Promise<EventsAnswer> {
+    const query = after === "" ? "" : URLExt.objectToQueryString({ after });
+    return this.request("GET", `runs/${encodeURIComponent(store)}/${encodeURIComponent(run)}${query}`);
+  }
+
+  control(store: string, run: string, action: Action): Promise<Answer & { action: Action }> {
+    const path = `runs/${encodeURIComponent(store)}/${encodeURIComponent(run)}/requests`;
+    return this.request("POST", path, { action });
+  }
+
+  /** What the machine is doing; ten minutes of it for an `after` that the server does not know. */
+  devices(after?: number): Promise<DevicesAnswer> {
+    return this.request("GET", `devices${after === undefined ? "" : `?after=${after}`}`);
+  }
+
+  /** Takes a store out of the register; its folder is left as it is. */
+  forgetStore(store: string): Promise<Answer> {
+    return this.request("DELETE", `stores/${encodeURIComponent(store)}`);
+  }
+
+  // What a route answers is named once, above, and not checked again.
+  private async request<T extends Answer>(method: string, path: string, body?: object): Promise<T> {
+    const url = URLExt.join(this.settings.baseUrl, "dlfb-lab", path);
+    const init = { method, ...(body === undefined ? {} : { body: JSON.stringify(body) }) };
+    let response: Response;
+    let text: string;
+    try {
+      response = await ServerConnection.makeRequest(url, init, this.settings);
+      text = await response.text();
+    } catch {
+      throw new ServerError(0, "unreachable", UNREACHABLE);
+    }
+    const answer = parse(text);
+    if (response.ok && typeof answer?.version === "string") return answer as unknown as T;
+    throw refusal(response.status, answer);
+  }
+}
+
+function parse(text: string): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" ? (value as Record<string, unknown> | null) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** What stands between the browser and a server that is down answers with these: a proxy, a hub. */
+const DOWN = [424, 502, 503, 504];
+
+function refusal(status: number, answer: Record<string, unknown> | null): ServerError {
+  const message = typeof answer?.message === "string" ? answer.message : "";
+  if (typeof answer?.code === "string") return new ServerError(status, answer.code, message);
+  if (DOWN.includes(status)) return new ServerError(status, "unreachable", UNREACHABLE);
+  if (status === 404 || status < 400) return new ServerError(status, "absent", ABSENT);
+  const why = message === "" ? `status ${status}` : message;
+  return new ServerError(status, "refused", `The Jupyter server refused the request: ${why}`);
+}
