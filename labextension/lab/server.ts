@@ -37,12 +37,12 @@ export interface RunSummary {
   state: State | "waiting";
   life: Exclude<Life, "unknown">;
   reason: string;
-  started_s: JsonFloat;
-  updated_s: JsonFloat;
-  elapsed_s: JsonFloat;
+  started_s: number;
+  updated_s: number;
+  elapsed_s: number;
   step: number;
   steps_total: number;
-  best: { column: string; value: JsonFloat; step: number } | null;
+  best: { column: string; value: number; step: number } | null;
   scores: Record<string, Record<string, JsonFloat>>;
   baseline: { name: string; split: string; metrics: Record<string, JsonFloat> } | null;
   curve: { steps: number[]; losses: JsonFloat[] };
