@@ -3,11 +3,11 @@
 import { Chart, type Content, type Span } from "./chart";
 import { el, hook, setText } from "./dom";
 import { value } from "./format";
-import { engineNow, Header } from "./header";
+import { Header } from "./header";
 import { readPalette, watchTheme, type Palette } from "./palette";
 import { finalScores, infos, jitTimings, settings, warnings } from "./panes";
 import { canBeLogarithmic, describe, latest, latestLoss, lossContent, metricContent, metricNames } from "./plots";
-import { hasEnded, type RunState } from "./runState";
+import type { RunState } from "./runState";
 import type { RunStore } from "./runStore";
 
 const TICK_MS = 500;
@@ -20,9 +20,16 @@ interface Plot {
   chart: Chart;
 }
 
+export interface Viewing {
+  /** draw only: no buttons, and no word about them */
+  readOnly?: boolean;
+  /** told when the dashboard comes on the screen, or near it, and when it leaves */
+  seen?: (seen: boolean) => void;
+}
+
 /** Shows the store's run inside `host`; returns the clean-up. */
-export function mountDashboard(host: HTMLElement, store: RunStore): () => void {
-  const view = new Dashboard(host, store);
+export function mountDashboard(host: HTMLElement, store: RunStore, viewing: Viewing = {}): () => void {
+  const view = new Dashboard(host, store, viewing);
   return () => {
     view.dispose();
   };
@@ -50,8 +57,9 @@ class Dashboard {
   constructor(
     host: HTMLElement,
     private store: RunStore,
+    private viewing: Viewing,
   ) {
-    this.header = new Header(store);
+    this.header = new Header(store, viewing.readOnly ?? false);
     this.loss = this.plot("loss");
     this.loss.node.classList.add("dlfb-loss");
     this.scale.addEventListener("click", () => {
@@ -94,6 +102,7 @@ class Dashboard {
     const sight = new IntersectionObserver(
       (entries) => {
         this.seen = entries[entries.length - 1].isIntersecting;
+        this.viewing.seen?.(this.seen);
         this.schedule();
       },
       { rootMargin: "200px" },
@@ -101,7 +110,7 @@ class Dashboard {
     sight.observe(this.root);
     const unsubscribe = this.store.subscribe(schedule);
     const ticking = setInterval(() => {
-      if (!hasEnded(this.store.state)) this.schedule();
+      if (this.store.isLive) this.schedule();
     }, TICK_MS);
     watchTheme(() => {
       this.palette = null;
@@ -126,7 +135,7 @@ class Dashboard {
   private draw(): void {
     const { state } = this.store;
     this.palette ??= readPalette(this.root);
-    this.header.update(engineNow(this.store, performance.now()));
+    this.header.update(performance.now());
     for (const pane of this.panes) pane.update(state);
     this.arrange(metricNames(state));
     this.drawLoss(state, this.palette);

@@ -26,6 +26,13 @@ export function setText(node: HTMLElement, text: string): void {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** One line below the other. */
+export function setLines(node: HTMLElement, lines: readonly string[]): void {
+  if (node.childElementCount === lines.length && lines.every((text, i) => node.children[i].textContent === text))
+    return;
+  node.replaceChildren(...lines.map((text) => el("div", "", text)));
+}
+
 export function table(head: readonly string[], rows: readonly (readonly string[])[]): HTMLElement {
   const node = el("table", "dlfb-table");
   const headRow = node.createTHead().insertRow();

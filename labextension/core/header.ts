@@ -1,10 +1,11 @@
 // The lines above the charts: what is trained, where it stands, how long it still takes, and the buttons.
 
-import { el, hook, setText } from "./dom";
+import { el, hook, setLines, setText } from "./dom";
 import { clock, count, remaining, tenths, value } from "./format";
 import { epochAt, secondsPerStep, timeLeft } from "./progress";
 import { hasEnded, type RunState } from "./runState";
 import type { Action, RunStore } from "./runStore";
+import { isLost } from "./standing";
 
 const PENDING: Record<Action, string> = { pause: "pausing…", resume: "resuming…", stop: "stopping…" };
 const LABELS: Record<Action, string> = { pause: "Pause", resume: "Resume", stop: "Stop" };
@@ -30,8 +31,12 @@ export class Header {
   private time = hook("span", "time");
   private bar = el("div", "dlfb-bar");
   private filled = el("div", "dlfb-bar-filled");
+  private notes = hook("div", "notes", "dlfb-notes");
 
-  constructor(private store: RunStore) {
+  constructor(
+    private store: RunStore,
+    private readOnly: boolean,
+  ) {
     const status = el("span", "dlfb-status");
     status.setAttribute("role", "status");
     status.setAttribute("aria-live", "polite");
@@ -49,45 +54,53 @@ export class Header {
     where.append(this.progress, this.time);
     const what = el("div", "dlfb-line");
     what.append(this.about, this.best);
-    this.node.append(top, what, where, this.bar);
+    this.notes.setAttribute("role", "status");
+    this.node.append(top, what, where, this.bar, this.notes);
   }
 
-  update(now_s: number): void {
-    const { state } = this.store;
+  /** `now_ms`: this page's clock. */
+  update(now_ms: number): void {
+    const { state, notes } = this.store;
     const { plan } = state;
+    const shown = this.store.standing(now_ms);
     setText(this.name, this.store.title || plan?.name || "training run");
-    this.badge.dataset.state = state.state;
-    setText(this.badge, state.state);
-    setText(this.reason, state.reason);
+    this.badge.dataset.state = shown.state;
+    setText(this.badge, shown.state);
+    setText(this.reason, shown.reason);
     setText(this.about, aboutText(state));
     setText(this.progress, progressText(state));
-    setText(this.time, timeText(state, now_s));
+    setText(this.time, timeText(this.store, now_ms));
     const { best } = state;
     setText(this.best, best === null ? "" : `best ${best.column} ${value(best.value)} at step ${count(best.step)}`);
     const total = plan?.steps_total ?? 0;
     this.filled.style.width = `${total > 0 ? Math.min(100, (100 * state.step) / total) : 0}%`;
     this.bar.ariaValueMax = String(total);
     this.bar.ariaValueNow = String(state.step);
-    this.bar.dataset.state = state.state;
+    this.bar.dataset.state = shown.state;
+    this.notes.hidden = notes.length === 0;
+    setLines(this.notes, notes);
     this.updateControls();
   }
 
   private updateControls(): void {
-    const { state, controls, pending, isLive } = this.store;
+    const { state, controls, pending, refusal, isLive } = this.store;
     const paused = state.state === "paused";
     for (const { action, button } of this.buttons) {
       const fits = action === "pause" ? !paused : action === "resume" ? paused : true;
-      button.hidden = !isLive || !fits || !controls.includes(action) || pending === action || pending === "stop";
+      button.hidden =
+        this.readOnly || !isLive || !fits || !controls.includes(action) || pending === action || pending === "stop";
     }
     const alone = controls.length === 0 ? "interrupt the cell to stop and keep" : "";
-    setText(this.hint, !isLive ? "" : pending === null ? alone : PENDING[pending]);
+    const waiting = !isLive ? "" : pending === null ? alone : PENDING[pending];
+    setText(this.hint, this.readOnly ? "" : refusal || waiting);
   }
 }
 
 /** The engine's clock now: what it last said, and what has passed here since. */
-export function engineNow(store: RunStore, now_ms: number): number {
-  const { state, heardAt_ms } = store;
-  return hasEnded(state) || Number.isNaN(heardAt_ms) ? state.updated_s : state.updated_s + (now_ms - heardAt_ms) / 1000;
+function engineNow(store: RunStore, now_ms: number): number {
+  const silence_s = store.silence_s(now_ms);
+  const goesOn = store.isLive && !isLost(store.life, silence_s);
+  return store.state.updated_s + (goesOn ? silence_s : 0);
 }
 
 function aboutText({ plan }: RunState): string {
@@ -110,10 +123,13 @@ function progressText(state: RunState): string {
   return parts.join(" · ");
 }
 
-function timeText(state: RunState, now_s: number): string {
+function timeText(store: RunStore, now_ms: number): string {
+  const { state } = store;
   if (state.plan === null) return "";
+  const now_s = engineNow(store, now_ms);
   const elapsed = clock(now_s - state.started_s);
   if (hasEnded(state)) return `took ${elapsed}`;
+  if (store.life === "gone") return `ended after ${elapsed}`;
   const parts = [`elapsed ${elapsed}`];
   if (state.state === "compiling") parts.push(`compiling ${clock(now_s - state.stateSince_s)} so far`);
   const { train_s, evaluate_s } = timeLeft(state);

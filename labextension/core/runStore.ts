@@ -1,12 +1,14 @@
 // One run as this page knows it: the events in order, the state they add up to, and the way back to the engine.
 
 import { asEvent, emptyState, hasEnded, reduce, type RunState } from "./runState";
+import { newerThanThis, standing, type Life, type Standing } from "./standing";
+
+export type { Life } from "./standing";
 
 export type Action = "pause" | "resume" | "stop";
 const ACTIONS: readonly Action[] = ["pause", "resume", "stop"];
-
-/** Whether the process that trains still lives; "elsewhere" when it runs, or ran, on another machine. */
-export type Life = "alive" | "gone" | "elsewhere" | "unknown";
+/** How long a refusal is shown. */
+const REFUSAL_MS = 8000;
 
 /** How a store reaches the engine. */
 export interface Channel {
@@ -22,8 +24,14 @@ export class RunStore {
   controls: readonly Action[] = [];
   /** asked for and not yet seen in the run's state */
   pending: Action | null = null;
+  /** why the last action was not taken; empty again after a while */
+  refusal = "";
   /** this page's clock, in ms, when the engine's side was last heard; NaN while all there is was saved earlier */
   heardAt_ms = NaN;
+  /** what the transport knows of the process that trains */
+  life: Life = "unknown";
+  private said = new Map<string, string>();
+  private refusals = 0;
   private count = 0;
   private awaitingSnapshot = false;
   private listeners = new Set<() => void>();
@@ -53,13 +61,22 @@ export class RunStore {
     this.changed();
   }
 
+  /** Takes the events that follow what is known, from a transport that hands over each exactly once. */
+  extend(events: readonly unknown[], now_ms: number): void {
+    if (events.length === 0) return;
+    this.append(this.count, events, now_ms);
+  }
+
   /** Starts anew from these events; `count` is the number in the run's sequence that a shortened copy stands for. */
   replace(events: readonly unknown[], count: number, now_ms: number): void {
+    const { pending } = this;
     this.state = emptyState();
     this.count = count;
     this.awaitingSnapshot = false;
     this.heardAt_ms = now_ms;
     for (const event of events) this.take(event);
+    // The states on the way were passed before the action was asked for.
+    this.pending = pending !== null && isDone(pending, this.state) ? null : pending;
     this.changed();
   }
 
@@ -76,14 +93,56 @@ export class RunStore {
     this.changed();
   }
 
+  setLife(life: Life): void {
+    if (this.life === life) return;
+    this.life = life;
+    if (!this.isLive) this.pending = null;
+    this.changed();
+  }
+
+  /** Shows a short note for people above the charts, in place of the last one with this key; null takes it away. */
+  say(key: string, text: string | null): void {
+    if ((this.said.get(key) ?? null) === text) return;
+    if (text === null) this.said.delete(key);
+    else this.said.set(key, text);
+    this.changed();
+  }
+
+  /** Tells that the action asked for did not get through. */
+  refused(text: string): void {
+    const mine = ++this.refusals;
+    this.pending = null;
+    this.refusal = text;
+    setTimeout(() => {
+      if (this.refusals !== mine) return;
+      this.refusal = "";
+      this.changed();
+    }, REFUSAL_MS);
+    this.changed();
+  }
+
+  get notes(): string[] {
+    return [...this.said.values(), newerThanThis(this.state)].filter((text) => text !== "");
+  }
+
+  standing(now_ms: number): Standing {
+    return standing(this.state, this.life, this.silence_s(now_ms));
+  }
+
+  /** How long nothing has been heard of the run. */
+  silence_s(now_ms: number): number {
+    return (now_ms - this.heardAt_ms) / 1000;
+  }
+
   /** Whether somebody is there to hear an action: a saved notebook, opened without its kernel, never says a word. */
   get isLive(): boolean {
-    return !Number.isNaN(this.heardAt_ms) && !hasEnded(this.state);
+    return !Number.isNaN(this.heardAt_ms) && this.life !== "gone" && !hasEnded(this.state);
   }
 
   request(action: Action): void {
     if (!this.controls.includes(action) || !this.isLive) return;
     this.pending = action;
+    this.refusal = "";
     this.channel.control(action);
     this.changed();
   }
@@ -91,19 +150,24 @@ export class RunStore {
   private take(value: unknown): void {
     const event = asEvent(value);
     if (event === null) return;
-    const before = this.state.state;
     try {
       reduce(this.state, event);
     } catch (error) {
       console.warn("dlfb-lab: an event could not be read and was left out", error);
     }
-    if (this.state.state !== before) this.pending = null;
+    if (this.pending !== null && event.kind === "status" && isDone(this.pending, this.state)) this.pending = null;
   }
 
   private changed(): void {
     this.version++;
     for (const listener of this.listeners) listener();
   }
+}
+
+function isDone(action: Action, state: RunState): boolean {
+  if (hasEnded(state)) return true;
+  if (action === "stop") return false;
+  return (state.state === "paused") === (action === "pause");
 }
 
 function lastStep(events: readonly unknown[]): number {
