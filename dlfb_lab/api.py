@@ -9,13 +9,14 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from dlfb_lab import assemble, journal
+from dlfb_lab import assemble, journal, register
 from dlfb_lab.assemble import TrainRequest
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import loop
 from dlfb_lab.engine.control import interrupts_stop
 from dlfb_lab.errors import StoreError
 from dlfb_lab.events import Sink
+from dlfb_lab.inbox import Inbox
 from dlfb_lab.record import Record
 from dlfb_lab.run import Run, Session
 from dlfb_lab.views import bundle, summary
@@ -90,8 +91,9 @@ def train_request(request: TrainRequest) -> Run:
     kept, notices = _keep(request, session, rows_of)
     run_id = kept.path.name if kept is not None else experiment.name
     run = Run(Record(), None if kept is None else kept.path, session)
-    asked = {"pause": control.pause, "resume": control.resume, "stop": control.stop}
-    views = bundle.open_view(run, (lambda action: asked[action]()) if request.background else None)
+    if kept is not None:
+        control.requests = Inbox(kept.path).take
+    views = bundle.open_view(run, control.ask if request.background else None)
     sinks: list[Sink] = [*([kept] if kept is not None else []), *views]
     experiment = replace(experiment, notices=(*notices, *experiment.notices))
     events = loop.train(experiment, session.plan, control, session.evaluator, run_id)
@@ -132,10 +134,17 @@ def _keep(
     except (StoreError, OSError) as error:
         said = str(error).rstrip(".")
         return None, [("warning", f"{said}. Nothing of this run is kept on disk. Give another folder with --store.")]
+    notices: list[tuple[Literal["info", "warning"], str]] = []
+    try:
+        register.note(store)
+    except OSError as error:
+        text = f"JupyterLab will not find this run: its store could not be noted ({error.strerror or error})."
+        notices.append(("info", text))
     if same:
         others = "another run is" if same == 1 else f"{same} more runs are"
-        return kept, [("info", f"In this store {others} named `{name}`. All are kept; this one is `{kept.path.name}`.")]
-    return kept, []
+        text = f"In this store {others} named `{name}`. All are kept; this one is `{kept.path.name}`."
+        notices.append(("info", text))
+    return kept, notices
 
 
 class Runs(list[Run]):

@@ -205,9 +205,51 @@ class Notice(Event):
     text: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeviceMemory(Event):
+    """What JAX's allocator holds of one device's memory. NaN is what the backend does not report.
+
+    Attributes:
+        device: as JAX names it, for example "cuda:0".
+        device_kind: the hardware, for example "NVIDIA H100".
+        in_use_bytes: held by arrays and programs.
+        peak_bytes: the most that was in use since the process began.
+        limit_bytes: the most that it may take.
+        pool_bytes: what it has taken from the device, whether or not it is in use.
+        preallocated: whether it takes its pool at the start, so that the device looks full from then on.
+        reason: why there are no figures; empty where there are.
+    """
+
+    kind: ClassVar[str] = "device_memory"
+    device: str
+    device_kind: str
+    in_use_bytes: float = math.nan
+    peak_bytes: float = math.nan
+    limit_bytes: float = math.nan
+    pool_bytes: float = math.nan
+    preallocated: bool = False
+    reason: str = ""
+
+
 KINDS: dict[str, type[Event]] = {
-    cls.kind: cls for cls in (RunStarted, Baseline, Losses, Evaluation, Compilation, Status, Notice)
+    cls.kind: cls for cls in (RunStarted, Baseline, Losses, Evaluation, Compilation, Status, Notice, DeviceMemory)
 }
+
+
+def joined(earlier: Losses, later: Losses) -> Losses | None:
+    """Returns one block in the place of two, or None where the second does not follow the first."""
+    follows = earlier.first_step + earlier.stride * len(earlier.losses) == later.first_step
+    if not follows or earlier.stride != later.stride or earlier.losses.dtype != later.losses.dtype:
+        return None
+    return Losses(
+        step=later.step,
+        time_s=later.time_s,
+        first_step=earlier.first_step,
+        losses=np.concatenate([earlier.losses, later.losses]),
+        stride=earlier.stride,
+        duration_s=earlier.duration_s + later.duration_s,
+        dispatches=earlier.dispatches + later.dispatches,
+    )
 
 
 class Sink(Protocol):

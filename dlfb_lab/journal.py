@@ -2,12 +2,15 @@
 
     <store>/<run id>/events.jsonl            what training wrote, one event a line
     <store>/<run id>/events-<writer>.jsonl   what was added later, one file a writer
+    <store>/<run id>/tail.json               losses newer than the last line of events.jsonl
     <store>/<run id>/split.npz               which rows are in which part
     <store>/<run id>/preparation.json        how the data were prepared, for whoever predicts elsewhere
     <store>/<run id>/writer.json             the process that trains, to tell whether it still lives
 
-Files are only ever appended to, in whole lines. A line that a killed process
-left unfinished is skipped on reading; the rest is intact.
+Events are only ever appended, in whole lines. A line that a killed process
+left unfinished is skipped on reading; the rest is intact. In a long run losses
+get a line each second, so that it stays quick to read; what came since is in
+the tail, which is rewritten with each report, so that views need not wait.
 """
 
 from __future__ import annotations
@@ -22,14 +25,16 @@ import socket
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from time import monotonic
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from dlfb_lab.errors import StoreError, nearest
-from dlfb_lab.events import Event, RunStarted, from_json, to_json
+from dlfb_lab.events import Event, Losses, RunStarted, from_json, joined, to_json
 
 EVENTS = "events.jsonl"
+TAIL = "tail.json"
 
 
 class Journal:
@@ -46,23 +51,66 @@ class Journal:
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
                 self._file.write(b"\n")
+        self._tail: IO[bytes] | None = None
+        self._held: Losses | None = None
+        self._opened_s = self._lined_s = monotonic()
 
     def put(self, event: Event) -> None:
-        """Appends one event in a single write.
+        """Appends one event in a single write, or keeps it in the tail where losses had a line a moment ago.
 
         Raises:
             OSError: the disk is full or the folder is gone.
         """
-        line = json.dumps(to_json(event), allow_nan=False, separators=(",", ":")).encode() + b"\n"
-        written = self._file.write(line)
-        if written != len(line):
-            raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}")
+        if isinstance(event, Losses):
+            held = event if self._held is None else joined(self._held, event)
+            if held is None:
+                self._release()
+                held = event
+            self._held = held
+            now_s = monotonic()
+            if now_s - self._lined_s < min(1.0, max(0.05, (now_s - self._opened_s) / 2000)):
+                self._write_tail(held)
+                return
+            self._lined_s = now_s
+            self._release()
+        else:
+            self._release()
+            self._append(event)
 
     def close(self) -> None:
         """Closes the file after it has reached the disk."""
         if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            try:
+                self._release()
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+                if self._tail is not None:
+                    self._tail.close()
+                    (self.path / TAIL).unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._append(self._held)
+            self._held = None
+
+    def _append(self, event: Event) -> None:
+        line = _dumped(to_json(event))
+        written = self._file.write(line)
+        if written != len(line):
+            raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}")
+
+    def _write_tail(self, event: Losses) -> None:
+        if self._tail is None:
+            self._tail = open(self.path / TAIL, "w+b", buffering=0)  # noqa: SIM115 - closed by close()
+        self._tail.seek(0)
+        # The place that it follows tells a reader whether the journal has since got a line that contains it.
+        self._tail.write(_dumped({"follows": self._file.tell(), "event": to_json(event)}))
+        self._tail.truncate()
+
+
+def _dumped(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def store_folder(given: str | Path | None = None) -> Path:
@@ -90,20 +138,20 @@ def create(store: Path, name: str) -> Journal:
         raise StoreError(f"The store `{store}` cannot be written ({error.strerror or error}).") from error
 
 
-def is_written(path: Path) -> bool:
-    """Whether the process that trains the run still lives, on this machine."""
+def liveness(path: Path) -> Literal["alive", "gone", "elsewhere"]:
+    """Whether the process that trains a run still lives; of one on another machine nothing can be said."""
     import psutil
 
     try:
         writer = json.loads((path / "writer.json").read_text(encoding="utf-8"))
         if writer["host"] != socket.gethostname():
-            return False
+            return "elsewhere"
         process = psutil.Process(writer["pid"])
         # A process number is given again to others, but not with the same start.
         same = abs(process.create_time() - writer["created_s"]) < 1.0
-        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        return "alive" if same and process.status() != psutil.STATUS_ZOMBIE else "gone"
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        return False
+        return "gone"
 
 
 def _this_process() -> dict[str, Any]:
@@ -134,7 +182,7 @@ def read(path: Path) -> list[Event]:
         StoreError: there is no readable journal.
     """
     try:
-        events = list(_read_file(path / EVENTS))
+        events = [*_read_file(path / EVENTS), *_read_tail(path)]
         later = [event for file in path.glob("events-*.jsonl") for event in _read_file(file)]
     except OSError as error:
         raise StoreError(f"No run can be read in `{path}` ({error.strerror or error}).") from error
@@ -149,6 +197,17 @@ def _read_file(path: Path) -> Iterator[Event]:
             continue
         if event is not None:
             yield event
+
+
+def _read_tail(path: Path) -> Iterator[Event]:
+    """Reads the losses that have no line yet; a torn tail, or one that the journal has overtaken, says nothing."""
+    try:
+        line = (path / TAIL).read_bytes().partition(b"\n")[0]
+        values = json.loads(line)
+        if values["follows"] == (path / EVENTS).stat().st_size and (event := from_json(values["event"])):
+            yield event
+    except (OSError, ValueError, KeyError, TypeError):
+        return
 
 
 def _parse(lines: list[bytes]) -> Iterator[Any]:

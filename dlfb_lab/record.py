@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,14 +23,20 @@ from dlfb_lab.events import (
     Notice,
     RunStarted,
     Status,
+    joined,
+    to_json,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST_SAVED = 20_000
+"""Losses in a shortened copy of a run; where there are more, each value is the mean of several steps."""
+
+
 class Record:
-    """The events of one run, put in order by kind."""
+    """The events of one run, put in order by kind. Losses in a row are joined, up to a second of them."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.events: list[Event] = []
@@ -45,6 +52,8 @@ class Record:
 
     def put(self, event: Event) -> None:
         """Takes one event; a `Record` is a sink."""
+        if isinstance(event, Losses) and self.events and self._join(event):
+            return
         self.events.append(event)
         match event:
             case RunStarted():
@@ -61,6 +70,17 @@ class Record:
                 self.compilations.append(event)
             case Notice():
                 self.notices.append(event)
+
+    def _join(self, event: Losses) -> bool:
+        # A run of days reports several times a second, and is kept in memory whole.
+        last = self.events[-1]
+        if not isinstance(last, Losses) or last.duration_s + event.duration_s > 1.0:
+            return False
+        both = joined(last, event)
+        if both is None:
+            return False
+        self.events[-1] = self.blocks[-1] = both
+        return True
 
     def close(self) -> None:
         """Nothing to let go."""
@@ -145,3 +165,25 @@ class Record:
         per_epoch = self.started.steps_per_epoch if self.started else 1
         table.insert(0, "epoch", table.index / per_epoch)
         return table
+
+
+def saved_events(record: Record) -> list[dict[str, Any]]:
+    """Returns a run's events as JSON, its losses in one block, shortened by averaging if there are many."""
+    steps, losses = record.losses()
+    if not len(losses):
+        return [to_json(e) for e in record.events]
+    stride = -(-len(losses) // MOST_SAVED)
+    starts = np.arange(0, len(losses), stride)
+    counts = np.diff(np.append(starts, len(losses)))
+    means = (np.add.reduceat(losses.astype(np.float64), starts) / counts).astype(losses.dtype)
+    block = replace(
+        record.blocks[-1],
+        first_step=int(steps[0]),
+        losses=means if stride > 1 else losses,
+        stride=stride,
+        duration_s=sum(b.duration_s for b in record.blocks),
+        dispatches=sum(b.dispatches for b in record.blocks),
+    )
+    place = next(i for i, e in enumerate(record.events) if isinstance(e, Losses))
+    others = [to_json(e) for e in record.events[place:] if not isinstance(e, Losses)]
+    return [*(to_json(e) for e in record.events[:place]), to_json(block), *others]

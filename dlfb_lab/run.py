@@ -153,7 +153,8 @@ class Run:
     def status(self) -> str:
         """compiling, running, paused, finished, stopped or failed; interrupted where its kernel died."""
         state = self.record.status.state if self.record.status else "compiling"
-        if state in ENDED or self._session is not None or (self.path is not None and journal.is_written(self.path)):
+        here = self._session is not None or (self.path is not None and journal.liveness(self.path) == "alive")
+        if state in ENDED or here:
             return state
         return "interrupted"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dlfb_lab import events
-from dlfb_lab.events import Baseline, Compilation, Evaluation, Event, Losses, Notice, RunStarted, Status
+from dlfb_lab.events import Baseline, Compilation, DeviceMemory, Evaluation, Event, Losses, Notice, RunStarted, Status
 
 GOLDEN = Path(__file__).parent / "golden" / "run.jsonl"
 
@@ -58,6 +58,7 @@ EVERY_KIND: list[Event] = [
     ),
     Status(step=6, time_s=5.0, state="stopped", reason='told "so"\n'),
     Notice(step=6, time_s=6.0, level="warning", text="The training loss is NaN."),
+    DeviceMemory(step=3, time_s=2.5, device="gpu:0", device_kind="GPU", in_use_bytes=1.0, preallocated=True),
 ]
 
 
@@ -100,6 +101,21 @@ def test_every_kind_comes_back_from_strict_json_as_it_was(event: Event) -> None:
 def test_a_block_of_losses_keeps_its_bits(block: np.ndarray) -> None:
     event = Losses(step=len(block), time_s=0.0, first_step=0, losses=block, duration_s=0.0)
     assert_same(event, events.from_json(strict(events.to_json(event))))
+
+
+def test_blocks_that_follow_one_another_are_joined() -> None:
+    def block(first: int, count: int, **changed: Any) -> Losses:
+        losses = np.arange(first, first + count, dtype=np.float32)
+        event = Losses(step=first + count, time_s=float(first), first_step=first, losses=losses, duration_s=0.25)
+        return dataclasses.replace(event, **changed)
+
+    expected = block(2, 7, time_s=5.0, duration_s=0.5, dispatches=4)
+    both = events.joined(block(2, 3, dispatches=3), block(5, 4))
+    assert both is not None
+    assert_same(expected, both)
+    assert events.joined(block(2, 3), block(6, 4)) is None
+    assert events.joined(block(2, 3, stride=2), block(8, 4)) is None
+    assert events.joined(block(2, 3), block(5, 1, losses=np.array([1.0]))) is None
 
 
 @given(st.dictionaries(st.text(), st.floats()), st.text(), st.floats(allow_nan=True))
@@ -179,6 +195,7 @@ def test_the_golden_journal_reads_as_it_was_meant() -> None:
         None,
         *("losses", "evaluation") * 3,
         "compilation",
+        *("device_memory",) * 2,
         "notice",
         "evaluation",
         "status",

@@ -120,6 +120,60 @@ def test_a_million_steps_take_25_megabytes_at_most_and_all_come_back(tmp_path: P
     np.testing.assert_array_equal(steps, np.arange(1_000_000))
 
 
+def block(first: int, count: int) -> Losses:
+    losses = np.arange(first, first + count, dtype=np.float32)
+    return Losses(step=first + count, first_step=first, losses=losses, duration_s=0.1)
+
+
+def test_losses_are_readable_at_once_and_in_a_long_run_share_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(journal, "monotonic", lambda: now[0])
+    kept = journal.Journal(tmp_path)
+    kept.put(STARTED)
+    now[0] = 3600.0
+    for first in range(0, 100, 5):
+        now[0] += 0.2
+        kept.put(block(first, 5))
+        steps, losses = Record(journal.read(tmp_path)).losses()
+        assert steps.tolist() == losses.tolist() == list(range(first + 5))
+    assert 20 / 5 <= len((tmp_path / journal.EVENTS).read_bytes().splitlines()) - 1 <= 20 / 4
+    kept.put(Status(step=100, state="finished"))
+    assert [e.kind for e in journal.read(tmp_path)][-2:] == ["losses", "status"]
+    kept.close()
+    assert not (tmp_path / journal.TAIL).exists()
+    assert sum(len(e.losses) for e in journal.read(tmp_path) if isinstance(e, Losses)) == 100
+
+
+def test_losses_that_do_not_follow_one_another_keep_their_steps(tmp_path: Path) -> None:
+    kept = journal.Journal(tmp_path)
+    kept._lined_s += 3600.0  # nothing is due for an hour
+    told = [block(0, 5), block(5, 5), block(3, 4), replace(block(7, 2), losses=np.array([7.0, 8.0]))]
+    for event in told:
+        kept.put(event)
+        assert np.concatenate([e.losses for e in journal.read(tmp_path)])[-1] == event.losses[-1]
+    kept.close()
+    assert [(e.first_step, e.losses.dtype) for e in journal.read(tmp_path)] == [(0, "f4"), (3, "f4"), (7, "f8")]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]\n", b'{"follows": 1}\n', b"\xff\n"])
+def test_a_tail_that_is_damaged_or_overtaken_says_nothing(tmp_path: Path, damage: bytes) -> None:
+    kept = journal.Journal(tmp_path)
+    kept._lined_s += 3600.0
+    kept.put(block(0, 5))
+    tail = (tmp_path / journal.TAIL).read_bytes()
+    kept.put(block(5, 5))
+    (tmp_path / journal.TAIL).write_bytes(tail + damage)
+    assert len(Record(journal.read(tmp_path)).losses()[0]) == 5, "what follows its line is left from a longer one"
+    (tmp_path / journal.TAIL).write_bytes(damage)
+    assert journal.read(tmp_path) == []
+    kept.put(Status(step=10, state="finished"))
+    (tmp_path / journal.TAIL).write_bytes(tail)
+    assert len(Record(journal.read(tmp_path)).losses()[0]) == 10, "the journal has overtaken that tail"
+    kept.close()
+
+
 def test_two_runs_of_one_name_are_both_kept(tmp_path: Path) -> None:
     paths = {keep(tmp_path, "My run: 1/2") for _ in range(2)}
     assert len(paths) == 2
@@ -222,13 +276,17 @@ def test_a_process_that_has_ended_but_is_not_reaped_does_not_write(tmp_path: Pat
             "created_s": psutil.Process(process.pid).create_time(),
         }
         (tmp_path / "writer.json").write_text(json.dumps(writer), "utf-8")
-        assert journal.is_written(tmp_path)
+        assert journal.liveness(tmp_path) == "alive"
         process.send_signal(signal.SIGKILL)
         end = time.monotonic() + 30
         while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < end
             time.sleep(0.01)
-        assert not journal.is_written(tmp_path)
+        assert journal.liveness(tmp_path) == "gone"
+        (tmp_path / "writer.json").write_text(json.dumps(writer | {"host": "another"}), "utf-8")
+        assert journal.liveness(tmp_path) == "elsewhere"
+        (tmp_path / "writer.json").write_text("{", "utf-8")
+        assert journal.liveness(tmp_path) == "gone"
     finally:
         process.kill()
         process.communicate()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from dlfb_lab.models.model import Apply, PyTree
 MOST_ROWS = 1024
 MOST_NUMBERS = 2**20
 """Of inputs in one chunk, so that the intermediate values of a wide model fit into memory."""
+
+IN_FLIGHT = 2
+"""Chunks that are launched before the results of the first are fetched."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,14 @@ def chunks(x: Inputs, size: int) -> list[Inputs]:
     starts = range(0, rows, size)
     indices = [np.minimum(np.arange(s, s + size), rows - 1) for s in starts]
     return [jax.device_put(jax.tree.map(lambda a, i=i: a[i], x)) for i in indices]
+
+
+class Abandoned(Exception):
+    """An evaluation was given up before its end."""
+
+
+def _always() -> bool:
+    return True
 
 
 class Evaluator:
@@ -94,7 +105,9 @@ class Evaluator:
         """Compiles what `outputs` will need, and keeps `x` on the device."""
         self._compiled(self._forward, params, extra, self._chunks(x, keep=True)[0])
 
-    def outputs(self, params: PyTree, extra: PyTree, x: Inputs, keep: bool = False) -> Array:
+    def outputs(
+        self, params: PyTree, extra: PyTree, x: Inputs, keep: bool = False, goes_on: Callable[[], bool] = _always
+    ) -> Array:
         """Returns the model's raw outputs, shape [rows, ...].
 
         Args:
@@ -102,16 +115,29 @@ class Evaluator:
             extra: other collections.
             x: inputs, shape [rows, ...].
             keep: whether to keep `x` on the device for the next time.
+            goes_on: asked before each chunk of rows.
+
+        Raises:
+            Abandoned: `goes_on` said no.
         """
         rows = len(jax.tree.leaves(x)[0])
         pieces = self._chunks(x, keep)
         run = self._compiled(self._forward, params, extra, pieces[0])
-        outputs = [run(params, extra, piece) for piece in pieces]
+        outputs: list[Any] = []
+        for i, piece in enumerate(pieces):
+            if not goes_on():
+                raise Abandoned
+            outputs.append(run(params, extra, piece))
+            if i >= IN_FLIGHT:
+                # Waits, so that what is given up is not still queued on the device.
+                outputs[i - IN_FLIGHT] = np.asarray(outputs[i - IN_FLIGHT])
         return np.concatenate([np.asarray(o) for o in outputs])[:rows]
 
-    def scores(self, params: PyTree, extra: PyTree, part: Part, keep: bool = False) -> dict[str, float]:
-        """Returns the loss and every metric on a part of the data."""
-        return self.score_outputs(self.outputs(params, extra, part.x, keep), part.y)
+    def scores(
+        self, params: PyTree, extra: PyTree, part: Part, keep: bool = False, goes_on: Callable[[], bool] = _always
+    ) -> dict[str, float]:
+        """Returns the loss and every metric on a part of the data. Raises as `outputs` does."""
+        return self.score_outputs(self.outputs(params, extra, part.x, keep, goes_on), part.y)
 
     def score_outputs(self, outputs: Array, y: Array) -> dict[str, float]:
         """Returns the loss and every metric of outputs beside encoded targets, shape [rows, ...]."""

@@ -17,15 +17,16 @@ from dlfb_lab.engine import step as steps
 from dlfb_lab.engine.clock import Clock, Pace, Reporter
 from dlfb_lab.engine.control import Control
 from dlfb_lab.engine.environment import device, versions
-from dlfb_lab.engine.evaluation import Evaluator, baseline_outputs, chunk_rows
+from dlfb_lab.engine.evaluation import Abandoned, Evaluator, baseline_outputs, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.losses import Link, predictions_look_squashed
+from dlfb_lab.engine.memory import MemoryWatch
 from dlfb_lab.engine.programs import Compiled, CompileTime, Program, compiled
 from dlfb_lab.errors import ModelError, one_line
 from dlfb_lab.events import Baseline, Compilation, Evaluation, Event, Losses, Notice, RunStarted, Status
 from dlfb_lab.models.model import PyTree
 
-PATIENCE_S = 0.5
+PATIENCE_S = 0.2
 """A run that was told to stop still takes its last evaluation if that is quicker than this."""
 
 
@@ -253,15 +254,17 @@ class _Training:
         """Trains to the end of the budget, or until told to stop; returns the reason."""
         control = self.control
         pace = Pace(1 if experiments.debugging(self.experiment) else steps.CAPACITY)
-        reporter = Reporter(self.clock)
+        reporter, memory = Reporter(self.clock), MemoryWatch(self.clock)
         pending: list[tuple[np.ndarray, float]] = []
         while True:
+            control.look()
             reason = self._reason_to_end()
             evaluate = self._evaluation_due(reason)
             if pending and (evaluate or reason is not None or control.paused or reporter.due()):
                 yield from self._report(pending)
+                yield from memory.look(self.step)
             if evaluate:
-                yield self._evaluation()
+                yield from self._evaluation()
                 yield from self._said_by_evaluator()
             if reason is not None:
                 return reason
@@ -336,15 +339,24 @@ class _Training:
                 "Try a smaller --lr; --scale helps where inputs differ much in size.",
             )
 
-    def _evaluation(self) -> Evaluation:
-        valid = self.experiment.valid
-        assert valid is not None
+    def _evaluation(self) -> Iterator[Evaluation]:
+        e, carry = self.experiment, self.carry
+        assert e.valid is not None
         start = perf_counter()
+
+        def goes_on() -> bool:
+            self.control.look()
+            return self.control.stop_reason is None or perf_counter() - start < PATIENCE_S
+
         self.evaluated_at = self.step
-        scores = self.evaluator.scores(self.carry.params, self.carry.extra, valid, keep=True)
-        self.last_evaluation_s = perf_counter() - start
-        return Evaluation(
-            step=self.step, split="valid", metrics=scores, rows=len(valid), duration_s=self.last_evaluation_s
+        try:
+            scores = self.evaluator.scores(carry.params, carry.extra, e.valid, keep=True, goes_on=goes_on)
+        except Abandoned:
+            return
+        finally:
+            self.last_evaluation_s = perf_counter() - start
+        yield Evaluation(
+            step=self.step, split="valid", metrics=scores, rows=len(e.valid), duration_s=self.last_evaluation_s
         )
 
     def _said_by_evaluator(self) -> Iterator[Event]:

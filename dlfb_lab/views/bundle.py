@@ -1,4 +1,7 @@
-"""A cell's output: one bundle that holds the live widget, the static outcome, and plain text."""
+"""A cell's output: one bundle that names the run's journal, and holds the live widget, the static outcome, and text.
+
+JupyterLab draws the run from its journal, Colab and VS Code show the widget, and everything else the static outcome.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dlfb_lab import register
 from dlfb_lab.events import Sink
 from dlfb_lab.record import Record
 from dlfb_lab.run import Run, presenters
+from dlfb_lab.version import __version__
 from dlfb_lab.views import figures, summary, svg
 from dlfb_lab.views.console import ConsoleView, OutputView
 
+RUN = "application/vnd.dlfb-lab.run+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -21,6 +27,20 @@ def outcome(record: Record, status: str) -> dict[str, Any]:
         "text/plain": summary.text(record, status),
         "text/html": summary.html(record, status),
         "image/svg+xml": svg.draw(record),
+    }
+
+
+def reference(run: Run) -> dict[str, Any]:
+    """Returns what JupyterLab needs to find a run's journal through the server; empty where there is no journal."""
+    if run.path is None:
+        return {}
+    return {
+        RUN: {
+            "version": __version__,
+            "store": register.key(run.path.parent),
+            "run": run.path.name,
+            "name": run.name,
+        }
     }
 
 
@@ -40,31 +60,31 @@ def open_view(run: Run, control: Callable[[str], None] | None) -> list[Sink]:
     from IPython.display import display
 
     widget = _widget_view(run, control) if _has_widgets(shell) else None
-    live: dict[str, Any] = {"text/plain": "starting"}
-    metadata: dict[str, Any] = {}
+    live, metadata = reference(run), {}
     if widget is not None:
         # anywidget's own reference, because Colab needs its metadata to find the widget.
-        live, metadata = widget.dashboard._repr_mimebundle_()
-        live = {WIDGET: live[WIDGET], "text/plain": f"{run.name}: live view"}
-    handle: Any = display(live, metadata=metadata, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        shown, metadata = widget.dashboard._repr_mimebundle_()
+        live[WIDGET] = shown[WIDGET]
+    starting = {**live, "text/plain": f"{run.name}: live view" if widget is not None else "starting"}
+    handle: Any = display(starting, metadata=metadata, raw=True, display_id=True)  # type: ignore[no-untyped-call]
     if handle is None:
         return [ConsoleView()]
 
     def update(data: dict[str, Any]) -> None:
-        handle.update(data, metadata=metadata, raw=True)
+        handle.update({**live, **data}, metadata=metadata, raw=True)
 
     run.shown_in = shell.execution_count
     if widget is None:
-        return [OutputView(update), _Outcome(update, {})]
+        return [OutputView(update), _Outcome(update)]
     run.dashboard = widget.dashboard
-    return [widget, _Outcome(update, {WIDGET: live[WIDGET]})]
+    return [widget, _Outcome(update)]
 
 
 class _Outcome:
     """Puts the static outcome into the cell's output when the run is over. It is a sink."""
 
-    def __init__(self, update: Callable[[dict[str, Any]], None], live: dict[str, Any]) -> None:
-        self._update, self._live = update, live
+    def __init__(self, update: Callable[[dict[str, Any]], None]) -> None:
+        self._update = update
         self._record = Record()
 
     def put(self, event: Any) -> None:
@@ -72,7 +92,7 @@ class _Outcome:
 
     def close(self) -> None:
         state = self._record.status.state if self._record.status else "failed"
-        self._update({**self._live, **outcome(self._record, state)})
+        self._update(outcome(self._record, state))
 
 
 def _widget_view(run: Run, control: Callable[[str], None] | None) -> Any:
@@ -111,7 +131,7 @@ def _run_bundle(run: Run) -> dict[str, Any]:
     line = summary.line(run.record, run.status)
     if shell is not None and run.shown_in == shell.execution_count:
         return {"text/plain": line}
-    return {**outcome(run.record, run.status), "text/plain": line}
+    return {**reference(run), **outcome(run.record, run.status), "text/plain": line}
 
 
 presenters.update(plot=figures.plot, line=summary.line, bundle=_run_bundle)

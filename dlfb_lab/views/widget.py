@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import anywidget
-import numpy as np
 import traitlets
 
-from dlfb_lab.events import Event, Losses, Status, to_json
-from dlfb_lab.record import Record
+from dlfb_lab.events import Event, Status, to_json
+from dlfb_lab.record import Record, saved_events
 
 STATIC = Path(__file__).parent / "static"
-MOST_SAVED = 20_000
-"""Losses in the copy that a saved notebook keeps; beyond that each value is the mean of several steps."""
 
 
 class Dashboard(anywidget.AnyWidget):
@@ -52,14 +48,15 @@ class WidgetView:
         """
         self.dashboard = Dashboard(title=title, controls=["pause", "resume", "stop"] if control else [])
         self.dashboard.on_msg(self._received)
-        self._record = Record()
         self._control = control
+        self._waiting: list[Event] = []
         self._sent = 0
+        self._record = Record()
         self._budget = Budget(per_s=20, burst=4)
 
     def put(self, event: Event) -> None:
         """Takes one event, and sends it on with others unless one was sent a moment ago."""
-        self._record.put(event)
+        self._waiting.append(event)
         if self._budget.take() or isinstance(event, Status):
             self._flush()
 
@@ -67,18 +64,20 @@ class WidgetView:
         """Sends what is left, and leaves a copy in the widget's state."""
         self._flush()
         self.dashboard.controls = []
-        self.dashboard.snapshot = saved(self._record)
+        self.dashboard.snapshot = saved_events(self._record)
 
     def _flush(self) -> None:
-        events = self._record.events[self._sent :]
-        if events:
-            self.dashboard.send({"type": "events", "first": self._sent, "events": [to_json(e) for e in events]})
+        if self._waiting:
+            events = [to_json(event) for event in self._waiting]
+            self.dashboard.send({"type": "events", "first": self._sent, "events": events})
             self._sent += len(events)
+            for event in self._waiting:
+                self._record.put(event)
+            self._waiting.clear()
 
     def _received(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content.get("type") == "snapshot":
-            events = saved(Record(self._record.events[: self._sent]))
-            self.dashboard.send({"type": "snapshot", "events": events, "next": self._sent})
+            self.dashboard.send({"type": "snapshot", "events": saved_events(self._record), "next": self._sent})
         if content.get("type") == "control" and self._control is not None:
             self._control(str(content.get("action")))
 
@@ -100,25 +99,3 @@ class Budget:
             return False
         self._left -= 1
         return True
-
-
-def saved(record: Record) -> list[dict[str, Any]]:
-    """Returns a run's events as JSON, its losses in one block, shortened by averaging if there are many."""
-    steps, losses = record.losses()
-    if not len(losses):
-        return [to_json(e) for e in record.events]
-    stride = -(-len(losses) // MOST_SAVED)
-    starts = np.arange(0, len(losses), stride)
-    counts = np.diff(np.append(starts, len(losses)))
-    means = (np.add.reduceat(losses.astype(np.float64), starts) / counts).astype(losses.dtype)
-    block = replace(
-        record.blocks[-1],
-        first_step=int(steps[0]),
-        losses=means if stride > 1 else losses,
-        stride=stride,
-        duration_s=sum(b.duration_s for b in record.blocks),
-        dispatches=sum(b.dispatches for b in record.blocks),
-    )
-    place = next(i for i, e in enumerate(record.events) if isinstance(e, Losses))
-    others = [to_json(e) for e in record.events[place:] if not isinstance(e, Losses)]
-    return [*(to_json(e) for e in record.events[:place]), to_json(block), *others]

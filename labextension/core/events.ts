@@ -145,7 +145,28 @@ export interface Notice extends Event {
   text: string;
 }
 
-export type RunEvent = RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice;
+/** What JAX's allocator holds of one device's memory. NaN is what the backend does not report. */
+export interface DeviceMemory extends Event {
+  kind: "device_memory";
+  /** as JAX names it, for example "cuda:0". */
+  device: string;
+  /** the hardware, for example "NVIDIA H100". */
+  device_kind: string;
+  /** held by arrays and programs. */
+  in_use_bytes: JsonFloat;
+  /** the most that was in use since the process began. */
+  peak_bytes: JsonFloat;
+  /** the most that it may take. */
+  limit_bytes: JsonFloat;
+  /** what it has taken from the device, whether or not it is in use. */
+  pool_bytes: JsonFloat;
+  /** whether it takes its pool at the start, so that the device looks full from then on. */
+  preallocated: boolean;
+  /** why there are no figures; empty where there are. */
+  reason: string;
+}
+
+export type RunEvent = RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice | DeviceMemory;
 
 export const KINDS: readonly RunEvent["kind"][] = [
   "run_started",
@@ -155,4 +176,5 @@ export const KINDS: readonly RunEvent["kind"][] = [
   "compilation",
   "status",
   "notice",
+  "device_memory",
 ];

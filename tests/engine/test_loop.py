@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +17,7 @@ import optax
 import pytest
 from flax.training.train_state import TrainState
 
-from dlfb_lab import assemble
+from dlfb_lab import assemble, inbox
 from dlfb_lab.assemble import TrainRequest
 from dlfb_lab.engine import clock, control, loop
 from dlfb_lab.engine.loop import Trained
@@ -89,7 +91,7 @@ def test_events_come_in_their_order() -> None:
         "train step",
     }
     assert compilations(events[running:]) == []
-    after = [k for k in kinds[running + 1 : -1] if k != "losses"]
+    after = [k for k in kinds[running + 1 : -1] if k not in ("losses", "device_memory")]
     assert after == ["evaluation"] * 4
     assert kinds[running + 1] == "evaluation", "before the first step"
     assert kinds[-3:] == ["losses", "evaluation", "status"]
@@ -359,6 +361,48 @@ def test_a_stop_ends_a_run_and_keeps_it() -> None:
     assert (told[-1].state, told[-1].reason) == ("stopped", "enough")
     assert end.step == len(losses(told)) == told[-1].step
     assert Record(told).evaluated("valid")[-1].step == end.step
+
+
+def test_a_run_hears_what_is_asked_through_a_file(tmp_path: Path) -> None:
+    session, events = start(Linear(), steps=10**9, batch_size=8, optimizer=ADAM)
+    session.control.requests = inbox.Inbox(tmp_path).take
+    told: list[Event] = []
+    answers: dict[str, inbox.Action] = {"running": "pause", "paused": "resume", "resumed": "stop"}
+    for event in events:
+        told.append(event)
+        if isinstance(event, Status) and (action := answers.get(event.reason or event.state)):
+            threading.Timer(0.02, inbox.ask, (tmp_path, action)).start()
+    states = [(e.state, e.reason) for e in told if isinstance(e, Status)][2:]
+    assert states == [("paused", ""), ("running", "resumed"), ("stopped", "stop was pressed")]
+
+
+def test_a_stop_gives_up_a_long_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, events = start(Linear(), valid=0.5, steps=10**9, batch_size=8, optimizer=ADAM)
+    assert session.evaluator is not None
+    monkeypatch.setattr(session.evaluator, "_chunk", 1)
+    outputs = session.evaluator.outputs
+    asked_after = 3
+
+    def slow(params: Any, extra: Any, x: Any, keep: bool, goes_on: Callable[[], bool]) -> Any:
+        looks = 0
+
+        def asked() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == asked_after:
+                session.control.stop("enough")
+                time.sleep(loop.PATIENCE_S)
+            return goes_on()
+
+        found = outputs(params, extra, x, keep, asked)
+        assert looks < asked_after, "it was given up"
+        return found
+
+    monkeypatch.setattr(session.evaluator, "outputs", slow)
+    told = list(events)
+    assert isinstance(told[-1], Status)
+    assert (told[-1].state, told[-1].reason) == ("stopped", "enough")
+    assert Record(told).evaluations == []
 
 
 def test_a_stop_before_the_first_step_leaves_the_initial_parameters() -> None:

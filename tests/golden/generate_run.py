@@ -104,6 +104,19 @@ def golden_events() -> list[events.Event]:
             planned=False,
             cause="new shape",
         ),
+        events.DeviceMemory(
+            step=40,
+            time_s=START_S + 5,
+            device="gpu:0",
+            device_kind="Imagined GPU",
+            in_use_bytes=1.5e9,
+            peak_bytes=2e9,
+            limit_bytes=6e10,
+            preallocated=True,
+        ),
+        events.DeviceMemory(
+            step=40, time_s=START_S + 5, device="cpu:0", device_kind="cpu", reason="the cpu backend reports none"
+        ),
         events.Notice(step=50, time_s=START_S + 6, level="warning", text="The loss is NaN at step 50."),
         events.Evaluation(
             step=60,

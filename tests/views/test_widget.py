@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dlfb_lab import __version__, journal, register
 from dlfb_lab import events as vocabulary
-from dlfb_lab import journal
 from dlfb_lab.events import Losses, Status
-from dlfb_lab.record import Record
+from dlfb_lab.record import MOST_SAVED, Record, saved_events
 from dlfb_lab.views import bundle
 
 if not bundle.widget_built():
@@ -39,7 +39,7 @@ def long_record(steps: int) -> Record:
 
 
 def test_a_short_run_is_saved_whole_in_one_block() -> None:
-    again = decoded(widget.saved(GOLDEN))
+    again = decoded(saved_events(GOLDEN))
     assert len(again.blocks) == 1
     for ours, theirs in zip(again.losses(), GOLDEN.losses(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -54,11 +54,11 @@ def test_a_short_run_is_saved_whole_in_one_block() -> None:
 @pytest.mark.parametrize("steps", [20_000, 20_001, 65_537, 1_000_000])
 def test_a_long_run_is_saved_as_means(steps: int) -> None:
     record = long_record(steps)
-    saved = widget.saved(record)
+    saved = saved_events(record)
     again = decoded(saved)
     (block,) = again.blocks
-    assert len(block.losses) <= widget.MOST_SAVED
-    assert block.stride == math.ceil(steps / widget.MOST_SAVED)
+    assert len(block.losses) <= MOST_SAVED
+    assert block.stride == math.ceil(steps / MOST_SAVED)
     assert (block.first_step, block.step, again.step) == (0, steps, steps)
     _, losses = record.losses()
     np.testing.assert_allclose(block.losses[0], losses[: block.stride].mean(dtype=float), rtol=1e-6)
@@ -69,8 +69,8 @@ def test_a_long_run_is_saved_as_means(steps: int) -> None:
 
 
 def test_a_run_without_a_step_is_saved_as_it_is() -> None:
-    assert widget.saved(Record(GOLDEN.events[:5])) == [vocabulary.to_json(e) for e in GOLDEN.events[:5]]
-    assert widget.saved(Record()) == []
+    assert saved_events(Record(GOLDEN.events[:5])) == [vocabulary.to_json(e) for e in GOLDEN.events[:5]]
+    assert saved_events(Record()) == []
 
 
 def test_a_budget_allows_a_burst_and_then_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_every_event_is_sent_once_and_in_order(monkeypatch: pytest.MonkeyPatch) 
     told = [e for m in sent for e in m["events"]]
     assert told == [vocabulary.to_json(e) for e in GOLDEN.events * 3]
     assert len(sent) < len(told), "events that come at once go together"
-    assert view.dashboard.snapshot == widget.saved(Record(GOLDEN.events * 3))
+    assert view.dashboard.snapshot == saved_events(Record(GOLDEN.events * 3))
     assert view.dashboard.title == "mine"
 
 
@@ -121,7 +121,7 @@ def test_a_view_that_opens_late_gets_a_snapshot_and_its_place(monkeypatch: pytes
     (answer,) = sent
     assert answer["type"] == "snapshot"
     assert answer["next"] == count
-    assert answer["events"] == widget.saved(Record(GOLDEN.events[:count]))
+    assert answer["events"] == saved_events(Record(GOLDEN.events[:count]))
 
 
 def test_buttons_are_there_only_where_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,14 +145,13 @@ def test_the_outcome_has_every_form() -> None:
 
 def test_the_static_outcome_joins_the_live_view_at_the_end() -> None:
     told: list[dict[str, Any]] = []
-    sink = bundle._Outcome(told.append, {bundle.WIDGET: {"model_id": "m"}})
+    sink = bundle._Outcome(told.append)
     for event in GOLDEN.events:
         sink.put(event)
     assert told == []
     sink.close()
     (data,) = told
-    assert set(data) == {bundle.WIDGET, "text/plain", "text/html", "image/svg+xml"}
-    assert data[bundle.WIDGET] == {"model_id": "m"}
+    assert set(data) == {"text/plain", "text/html", "image/svg+xml"}
 
 
 class Kernel:
@@ -171,8 +170,11 @@ class Handle:
         self.told.append(data)
 
 
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize(("stdin", "built"), [(True, True), (False, True), (True, False)])
-def test_a_notebook_gets_a_widget_and_nbconvert_text(stdin: bool, built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_gets_a_widget_and_nbconvert_text(
+    stdin: bool, built: bool, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alive = stdin and built
     handle, shown = Handle(), []
 
@@ -183,7 +185,8 @@ def test_a_notebook_gets_a_widget_and_nbconvert_text(stdin: bool, built: bool, m
     monkeypatch.setattr(bundle, "_shell", lambda: Kernel(stdin))
     monkeypatch.setattr(bundle, "widget_built", lambda: built)
     monkeypatch.setattr("IPython.display.display", display)
-    run = type("Run", (), {"name": "mine", "dashboard": None, "shown_in": None})()
+    path = tmp_path / "mine-1" if kept else None
+    run = type("Run", (), {"name": "mine", "dashboard": None, "shown_in": None, "path": path})()
     sinks = bundle.open_view(run, None)
     for event in GOLDEN.events:
         for sink in sinks:
@@ -196,6 +199,10 @@ def test_a_notebook_gets_a_widget_and_nbconvert_text(stdin: bool, built: bool, m
     assert "text/plain" in shown[0]
     assert (bundle.WIDGET in handle.told[-1]) is alive
     assert {"text/plain", "text/html", "image/svg+xml"} <= set(handle.told[-1])
+    named = {"version": __version__, "store": register.key(tmp_path), "run": "mine-1", "name": "mine"}
+    assert [data.get(bundle.RUN) for data in (*shown, *handle.told)] == [named if kept else None] * len(
+        [*shown, *handle.told]
+    )
 
 
 def test_a_plain_script_gets_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
