@@ -60,6 +60,40 @@ export function remaining(seconds: number): string {
   return seconds < 59.5 ? `${Math.round(seconds)} s` : duration(seconds);
 }
 
+/** How long ago, in one unit: just now, 40 s ago, 5 min ago, 3 h ago, 2 days ago. */
+export function ago(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "";
+  if (seconds < 10) return "just now";
+  if (seconds < 59.5) return `${Math.round(seconds)} s ago`;
+  if (seconds < 3570) return `${Math.round(seconds / 60)} min ago`;
+  if (seconds < 84_600) return `${Math.round(seconds / 3600)} h ago`;
+  return `${plural(Math.round(seconds / 86_400), "day")} ago`;
+}
+
+const BINARY = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+/** Bytes as the tools of a machine count them, in powers of 1,024: 512 B, 1.2 GiB, 80 GiB. */
+export function bytes(x: number): string {
+  const unit = binaryUnit(x);
+  return `${inUnit(x, unit)} ${BINARY[unit]}`;
+}
+
+/** A part of a whole, both in the whole's unit: 1.2 of 80 GiB. */
+export function bytesOf(part: number, whole: number): string {
+  const unit = binaryUnit(whole);
+  return `${inUnit(part, unit)} of ${inUnit(whole, unit)} ${BINARY[unit]}`;
+}
+
+function binaryUnit(x: number): number {
+  const power = Math.floor(Math.log2(Math.max(1, Math.abs(x))) / 10);
+  return Math.min(BINARY.length - 1, power);
+}
+
+function inUnit(x: number, unit: number): string {
+  const size = x / 1024 ** unit;
+  return size < 99.95 && unit > 0 ? tenths(size) : count(size);
+}
+
 export function plural(n: number, noun: string): string {
   return `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 }
