@@ -9,11 +9,13 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 STEP := scripts/step
-# The bundle is built below, exactly once: an editable install needs neither Node nor an isolated build.
+# The bundles are built below, exactly once: an editable install needs neither Node nor an isolated build.
 PIP := env HATCH_JUPYTER_BUILDER_SKIP_NPM=1 python -m pip install --no-build-isolation
-BUNDLE := dlfb_lab/views/static/dashboard.js
+# What the build writes last; the widget's bundle is there by then.
+BUNDLE := dlfb_lab/labextension/package.json
+LABEXTENSION := $(VENV)/share/jupyter/labextensions/dlfb-lab
 # Directories too: their times change when a file is added or removed.
-BUNDLE_SOURCES := $(shell find labextension -not -name '*.py' -not -path '*__pycache__*') \
+BUNDLE_SOURCES := $(shell find labextension -not -name '*.py' -not -path '*__pycache__*' -not -path '*/lib*') \
 	package.json $(wildcard tsconfig*.json)
 EXTRAS := $(VENV)/dev.stamp $(if $(GUESTS),$(VENV)/guests.stamp)
 
@@ -29,9 +31,9 @@ help:
 	@echo 'make bench   time training against other frameworks  [GUESTS=1]'
 	@echo 'make clean   remove everything that make made'
 
-setup: $(EXTRAS) $(BUNDLE)
+setup: $(EXTRAS) $(VENV)/labextension.stamp
 
-demo: $(VENV)/lab.stamp $(BUNDLE)
+demo: $(VENV)/labextension.stamp
 	@mkdir -p build
 	@cp examples/quickstart.ipynb build/quickstart.ipynb
 	@$(STEP) 'quickstart notebook' jupyter execute --inplace build/quickstart.ipynb
@@ -39,7 +41,7 @@ demo: $(VENV)/lab.stamp $(BUNDLE)
 	@echo 'The quickstart ran. Its notebook, with every output, is build/quickstart.ipynb.'
 	@echo 'To look at it and go on from there, type: make lab'
 
-lab: $(VENV)/lab.stamp $(BUNDLE)
+lab: $(VENV)/labextension.stamp
 	@mkdir -p build
 	@test -e build/quickstart.ipynb || cp examples/quickstart.ipynb build/quickstart.ipynb
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) build/quickstart.ipynb
@@ -72,7 +74,7 @@ format: setup
 	@npm run --silent format
 
 clean:
-	rm -rf $(VENV) node_modules build dist dlfb_lab/views/static .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) node_modules build dist dlfb_lab/views/static dlfb_lab/labextension labextension/lib .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -83,7 +85,8 @@ $(BIN)/pip:
 
 # A new pip first: the one that Python 3.11 brings takes half as long again.
 # Each set of packages contains the one before it, so pip only adds what is missing.
-$(VENV)/lab.stamp: pyproject.toml | $(BIN)/pip
+# JupyterLab's half must be there when pip copies it.
+$(VENV)/lab.stamp: pyproject.toml | $(BIN)/pip $(BUNDLE)
 	@$(STEP) 'build tools' $(PIP) --upgrade pip hatchling hatch-jupyter-builder editables
 	@$(STEP) 'Python packages' $(PIP) -e '.[lab]'
 	@touch $@
@@ -96,6 +99,14 @@ $(VENV)/guests.stamp: pyproject.toml $(VENV)/dev.stamp
 	@$(STEP) 'keras, tensorflow, torch' $(PIP) -e '.[lab,dev,guests]'
 	@touch $@
 
+# An editable install copies JupyterLab's half as it was then; this one is as it was last built.
+$(VENV)/labextension.stamp: $(BUNDLE) labextension/install.json $(VENV)/lab.stamp
+	@rm -rf $(LABEXTENSION)
+	@mkdir -p $(dir $(LABEXTENSION))
+	@cp -R dlfb_lab/labextension $(LABEXTENSION)
+	@cp labextension/install.json $(LABEXTENSION)
+	@touch $@
+
 # The machine's Node, or where it has none or an old one, the one from PyPI.
 node: | $(BIN)/pip
 	@{ command -v npm && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; } >/dev/null 2>&1 || \
@@ -106,4 +117,4 @@ node_modules/.package-lock.json: package-lock.json | node
 	@touch $@
 
 $(BUNDLE): $(BUNDLE_SOURCES) node_modules/.package-lock.json
-	@$(STEP) 'widget bundle' npm run build
+	@$(STEP) 'widget and JupyterLab extension' npm run build

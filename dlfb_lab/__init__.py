@@ -9,12 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dlfb_lab.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from dlfb_lab.api import open_run, runs, train
     from dlfb_lab.errors import DataError, DlfbLabError, ModelError, OptionError, StoreError
     from dlfb_lab.run import Run
 
-__version__ = "0.1.0"
 __all__ = [
     "DataError",
     "DlfbLabError",
