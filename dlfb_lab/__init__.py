@@ -52,3 +52,13 @@ def load_ipython_extension(shell: Any) -> None:
     from dlfb_lab.magics import register
 
     register(shell)
+
+
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    """Tells a Jupyter server where its half is."""
+    return [{"module": "dlfb_lab.server"}]
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    """Tells JupyterLab where its half is."""
+    return [{"src": "labextension", "dest": "dlfb-lab"}]
