@@ -18,6 +18,8 @@ try {
     platform: "node",
     format: "esm",
     target: "node20",
+    // JupyterLab's packages ask for Node's own modules in CommonJS's way.
+    banner: { js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);' },
     sourcemap: "inline",
     logLevel: "warning",
   });

@@ -1,6 +1,6 @@
 // What a run's events add up to. No clock, no DOM: the same events always give the same state.
 
-import type { Compilation, JsonFloat, Losses, Notice, RunEvent, RunStarted, State } from "./events";
+import type { Compilation, DeviceMemory, JsonFloat, Losses, Notice, RunEvent, RunStarted, State } from "./events";
 import { ENDED, KINDS } from "./events";
 import { LossSeries } from "./lossSeries";
 
@@ -52,6 +52,8 @@ export interface RunState {
   compilations: Compilation[];
   notices: Notice[];
   recent: Pace[];
+  /** the latest figures of each device */
+  memory: Map<string, DeviceMemory>;
 }
 
 export function emptyState(): RunState {
@@ -70,6 +72,7 @@ export function emptyState(): RunState {
     compilations: [],
     notices: [],
     recent: [],
+    memory: new Map(),
   };
 }
 
@@ -121,6 +124,9 @@ export function reduce(state: RunState, event: RunEvent): void {
       break;
     case "notice":
       state.notices.push(event);
+      break;
+    case "device_memory":
+      state.memory.set(event.device, event);
       break;
   }
 }

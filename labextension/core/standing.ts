@@ -1,7 +1,7 @@
 // Where a run stands, as people should read it: its last word, and whether anybody is left to say another.
 
 import { SCHEMA, type State } from "./events";
-import { clock } from "./format";
+import { ago } from "./format";
 import { hasEnded, type RunState } from "./runState";
 
 /** Whether the process that trains still lives; "elsewhere" when it runs, or ran, on another machine. */
@@ -35,9 +35,4 @@ export function newerThanThis({ plan }: RunState): string {
   const writer = plan.versions["dlfb_lab"] as string | undefined;
   const which = writer === undefined ? "a newer dlfb_lab" : `dlfb_lab ${writer}, which is newer than this view`;
   return `This run was written by ${which}; what this version does not know is left out.`;
-}
-
-function ago(seconds: number): string {
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  return seconds < 48 * 3600 ? `${clock(seconds)} ago` : `${Math.floor(seconds / 86400)} days ago`;
 }

@@ -5,8 +5,11 @@ import "../core/theme.css";
 
 import type { JupyterFrontEndPlugin } from "@jupyterlab/application";
 
+import { panelPlugin, statusPlugin } from "./panelPlugins";
+import { feedsPlugin } from "./feed";
 import { rendererPlugin } from "./renderer";
+import { sourcesPlugin } from "./sources";
 
-const plugins: JupyterFrontEndPlugin<unknown>[] = [rendererPlugin];
+const plugins: JupyterFrontEndPlugin<unknown>[] = [sourcesPlugin, rendererPlugin, panelPlugin, statusPlugin];
 
 export default plugins;

@@ -78,6 +78,8 @@ export interface EventsAnswer extends Answer {
   /** the cursor to ask with next */
   next: string;
   note: string;
+  /** the server's clock when it answered, in whole seconds; NaN when a proxy took it out */
+  served_s: number;
 }
 
 export interface DeviceSample {
@@ -139,6 +141,9 @@ export class ServerError extends Error {
 export const UNREACHABLE = "The Jupyter server cannot be reached";
 export const ABSENT = "dlfb_lab's server extension is not running here";
 
+/** The first reading of a very long journal takes seconds, not minutes. */
+const PATIENCE_MS = 60_000;
+
 /** dlfb_lab's half of the Jupyter server. */
 export class Server {
   constructor(private settings: ServerConnection.ISettings = ServerConnection.makeSettings()) {}
@@ -171,7 +176,8 @@ export class Server {
   // What a route answers is named once, above, and not checked again.
   private async request<T extends Answer>(method: string, path: string, body?: object): Promise<T> {
     const url = URLExt.join(this.settings.baseUrl, "dlfb-lab", path);
-    const init = { method, ...(body === undefined ? {} : { body: JSON.stringify(body) }) };
+    const signal = AbortSignal.timeout(PATIENCE_MS);
+    const init = { method, signal, ...(body === undefined ? {} : { body: JSON.stringify(body) }) };
     let response: Response;
     let text: string;
     try {
@@ -181,7 +187,8 @@ export class Server {
       throw new ServerError(0, "unreachable", UNREACHABLE);
     }
     const answer = parse(text);
-    if (response.ok && typeof answer?.version === "string") return answer as unknown as T;
+    if (response.ok && typeof answer?.version === "string")
+      return { ...answer, served_s: Date.parse(response.headers.get("Date") ?? "") / 1000 } as unknown as T;
     throw refusal(response.status, answer);
   }
 }
