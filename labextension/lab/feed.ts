@@ -1,13 +1,11 @@
 // A run's journal, over HTTP, into a store: one feed for a run, however many views of it the page has.
 
-import type { JupyterFrontEndPlugin } from "@jupyterlab/application";
 import { Poll } from "@lumino/polling";
 
 import { mountDashboard } from "../core/dashboard";
 import { hasEnded } from "../core/runState";
 import { RunStore, type Action } from "../core/runStore";
-import { Server, ServerError, UNREACHABLE, type EventsAnswer } from "./server";
-import { FEEDS, PLUGINS } from "./tokens";
+import { ServerError, UNREACHABLE, type EventsAnswer, type Server } from "./server";
 import { kernelDisagreement } from "./versions";
 
 /** Which run; both names are parts of its address on the server. */
@@ -169,20 +167,6 @@ export class RunFeeds {
     return { feed: shared.feed, release };
   }
 }
-
-export const feedsPlugin: JupyterFrontEndPlugin<RunFeeds> = {
-  id: PLUGINS.feeds,
-  description: "Reads the journals of dlfb_lab's runs for all views on this page.",
-  autoStart: true,
-  provides: FEEDS,
-  activate: ({ serviceManager }) => {
-    const feeds = new RunFeeds(new Server(serviceManager.serverSettings));
-    document.addEventListener("visibilitychange", () => {
-      if (!document.hidden) feeds.wake();
-    });
-    return feeds;
-  },
-};
 
 /** Shows a run inside `host` and reads its journal while it is on the screen; returns the clean-up. */
 export function mountRun(host: HTMLElement, feed: RunFeed, readOnly = false): () => void {
