@@ -1,0 +1,185 @@
+// The panel's view of the machine: GPUs, what JAX says it holds of them, processor, memory, disk.
+
+import type { Message } from "@lumino/messaging";
+import { Widget } from "@lumino/widgets";
+
+import { el, hook, setText } from "../core/dom";
+import { areaPath, linePath } from "../core/sparkline";
+import { Curve } from "./curve";
+import { allocations, type Allocation, type Device, type DeviceHistory, type Figure } from "./deviceFigures";
+import type { DevicesModel } from "./devicesModel";
+import type { RunsModel } from "./runsModel";
+
+export class DeviceView extends Widget {
+  private note = hook("p", "note", "dlfb-note");
+  private gpus = hook("div", "gpus");
+  private noGpus = hook("p", "no-gpus", "dlfb-quiet");
+  private jax = hook("section", "jax", "dlfb-device");
+  private allocated = el("div");
+  private host = hook("div", "host");
+  private cards = new Map<string, Card>();
+  private claims = new Map<string, Claim>();
+
+  constructor(
+    private devices: DevicesModel,
+    private runs: RunsModel,
+  ) {
+    super();
+    this.addClass("dlfb-devices");
+    this.title.label = "Devices";
+    this.note.setAttribute("role", "status");
+    const head = el("h3", "dlfb-device-name", "JAX's own count");
+    head.title = "A GPU's memory looks full when JAX has taken its pool in advance. This is what its arrays hold.";
+    this.jax.append(head, this.allocated);
+    this.node.append(this.note, this.gpus, this.noGpus, this.jax, this.host);
+    devices.changed.connect(() => {
+      this.update();
+    });
+  }
+
+  protected override onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    this.onAfterShow(message);
+  }
+
+  protected override onAfterShow(message: Message): void {
+    super.onAfterShow(message);
+    this.devices.watch(this.isVisible);
+    this.update();
+  }
+
+  protected override onAfterHide(message: Message): void {
+    super.onAfterHide(message);
+    this.devices.watch(false);
+  }
+
+  protected override onBeforeDetach(message: Message): void {
+    super.onBeforeDetach(message);
+    this.devices.watch(false);
+  }
+
+  protected override onUpdateRequest(): void {
+    if (!this.isVisible) return;
+    const { history, problem } = this.devices;
+    setText(this.note, problem);
+    this.note.hidden = problem === "";
+    setText(this.noGpus, history.answer?.no_gpus ?? "");
+    const host = history.host();
+    const gpus = history.gpus();
+    const devices = host === null ? gpus : [...gpus, host];
+    for (const [key, { node }] of this.cards) {
+      if (devices.some((device) => device.key === key)) continue;
+      node.remove();
+      this.cards.delete(key);
+    }
+    for (const device of devices) this.card(device).update(device, history);
+    this.showAllocations(allocations(this.runs.runs, Date.now() / 1000));
+  }
+
+  private card({ key }: Device): Card {
+    let card = this.cards.get(key);
+    if (card === undefined) {
+      card = new Card();
+      this.cards.set(key, card);
+      (key === "host" ? this.host : this.gpus).append(card.node);
+    }
+    return card;
+  }
+
+  private showAllocations(all: readonly Allocation[]): void {
+    this.jax.hidden = all.length === 0;
+    for (const [key, { node }] of this.claims) {
+      if (all.some((allocation) => allocation.key === key)) continue;
+      node.remove();
+      this.claims.delete(key);
+    }
+    for (const allocation of all) {
+      let claim = this.claims.get(allocation.key);
+      if (claim === undefined) {
+        claim = new Claim();
+        this.claims.set(allocation.key, claim);
+        this.allocated.append(claim.node);
+      }
+      claim.update(allocation);
+    }
+  }
+}
+
+/** A device's figures, each with its last ten minutes. */
+class Card {
+  readonly node = el("section", "dlfb-device");
+  private name = el("h3", "dlfb-device-name");
+  private about = el("span", "dlfb-device-about");
+  private rows = new Map<string, FigureRow>();
+
+  constructor() {
+    const head = el("div", "dlfb-device-head");
+    head.append(this.name, this.about);
+    this.node.append(head);
+  }
+
+  update(device: Device, history: DeviceHistory): void {
+    setText(this.name, device.name);
+    setText(this.about, device.about);
+    this.about.title = device.about;
+    for (const figure of device.figures) {
+      let row = this.rows.get(figure.name);
+      if (row === undefined) {
+        row = new FigureRow(figure.name);
+        this.rows.set(figure.name, row);
+        this.node.append(row.node);
+      }
+      row.update(figure, history);
+    }
+  }
+}
+
+class FigureRow {
+  readonly node = el("div", "dlfb-figure");
+  private curve = new Curve("dlfb-history", "dlfb-history-area", "dlfb-history-line");
+  private value = el("span", "dlfb-figure-value");
+  private missing = el("span", "dlfb-figure-missing");
+
+  constructor(name: string) {
+    this.node.dataset.dlfb = name;
+    this.node.title = "The last ten minutes";
+    this.node.append(el("span", "dlfb-figure-name", name), this.curve.node, this.value, this.missing);
+  }
+
+  update({ value, missing, points, y }: Figure, history: DeviceHistory): void {
+    setText(this.value, value);
+    setText(this.missing, missing);
+    this.node.classList.toggle("dlfb-figure-absent", value === "");
+    this.curve.draw(areaPath(points, history.x, y, history.gap_s), linePath(points, history.x, y, history.gap_s));
+  }
+}
+
+/** What one run's allocator says of one device. */
+class Claim {
+  readonly node = el("div", "dlfb-claim");
+  private run = el("b", "dlfb-claim-run");
+  private device = el("span", "dlfb-device-about");
+  private bar = el("div", "dlfb-pool");
+  private parts = ["taken", "peak", "in-use"].map((name) => el("div", `dlfb-pool-${name}`));
+  private figures = el("div", "dlfb-claim-figures");
+  private pool = el("div", "dlfb-claim-pool");
+
+  constructor() {
+    const head = el("div", "dlfb-device-head");
+    head.append(this.run, this.device);
+    this.bar.append(...this.parts);
+    this.node.append(head, this.bar, this.figures, this.pool);
+  }
+
+  update({ run, device, reason, figures, pool, taken, peak, inUse }: Allocation): void {
+    setText(this.run, run);
+    setText(this.device, device);
+    setText(this.figures, reason === "" ? figures : reason);
+    setText(this.pool, pool);
+    this.pool.hidden = pool === "";
+    this.bar.hidden = !Number.isFinite(inUse);
+    [taken, peak, inUse].forEach((part, i) => {
+      this.parts[i].style.width = `${Number.isFinite(part) ? Math.min(100, 100 * part) : 0}%`;
+    });
+  }
+}

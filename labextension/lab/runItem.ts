@@ -1,0 +1,146 @@
+// One run in the panel's list. It is made once and then kept up to date, so that focus and scrolling stay.
+
+import { runIcon, stopIcon, type LabIcon } from "@jupyterlab/ui-components";
+
+import { el, hook, setText } from "../core/dom";
+import { lossCurves } from "../core/sparkline";
+import type { Action } from "../core/runStore";
+import { Curve } from "./curve";
+import { pauseIcon } from "./icons";
+import { rowOf, type Fact } from "./runRow";
+import type { Asked } from "./runsModel";
+import type { RunSummary } from "./server";
+
+const LABELS: Record<Action, string> = { pause: "Pause", resume: "Resume", stop: "Stop" };
+const PENDING: Record<Action, string> = { pause: "pausing…", resume: "resuming…", stop: "stopping…" };
+const ICONS: Record<Action, LabIcon> = { pause: pauseIcon, resume: runIcon, stop: stopIcon };
+
+export interface RunHooks {
+  open(run: RunSummary): void;
+  control(run: RunSummary, action: Action): void;
+}
+
+export class RunItem {
+  readonly node = el("li", "dlfb-run");
+  readonly opener = hook("button", "open", "dlfb-run-name");
+  private badge = hook("span", "state", "dlfb-badge");
+  private progress = hook("div", "progress", "dlfb-run-progress");
+  private facts = hook("div", "facts", "dlfb-run-facts");
+  private curve = new Curve("dlfb-curve", "dlfb-curve-train", "dlfb-curve-valid");
+  private bar = el("div", "dlfb-bar");
+  private filled = el("div", "dlfb-bar-filled");
+  private when = el("span", "dlfb-run-when");
+  private warnings = hook("span", "warnings", "dlfb-run-warnings");
+  private note = hook("span", "note", "dlfb-run-note");
+  // One button pauses and resumes, so that it keeps the focus.
+  private pauser = new ActionButton(this);
+  private stopper = new ActionButton(this);
+  private drawn = "";
+
+  constructor(
+    public summary: RunSummary,
+    readonly hooks: RunHooks,
+  ) {
+    this.opener.type = "button";
+    this.opener.tabIndex = -1;
+    this.opener.addEventListener("click", () => {
+      hooks.open(this.summary);
+    });
+    this.note.setAttribute("role", "status");
+    this.bar.append(this.filled);
+    this.bar.setAttribute("role", "progressbar");
+    this.bar.ariaLabel = "steps done";
+    const head = el("div", "dlfb-run-head");
+    head.append(this.opener, this.badge);
+    const words = el("div", "dlfb-run-words");
+    words.append(this.progress, this.facts);
+    const body = el("div", "dlfb-run-body");
+    body.append(words, this.curve.node);
+    const foot = el("div", "dlfb-run-foot");
+    foot.append(this.when, this.warnings, this.note, this.pauser.node, this.stopper.node);
+    this.node.append(head, body, this.bar, foot);
+  }
+
+  update(summary: RunSummary, asked: Asked | null, now_s: number): void {
+    this.summary = summary;
+    const row = rowOf(summary, now_s);
+    this.node.title = row.title;
+    this.node.dataset.state = row.state;
+    setText(this.opener, row.name);
+    this.opener.ariaLabel = [row.name, row.state, row.progress].filter((text) => text !== "").join(", ");
+    this.badge.dataset.state = row.state;
+    setText(this.badge, row.state);
+    setText(this.progress, row.progress);
+    this.say(row.facts);
+    setText(this.when, row.when);
+    setText(this.warnings, row.warnings);
+    this.warnings.hidden = row.warnings === "";
+    this.warnings.title = row.warnings === "1" ? "1 warning" : `${row.warnings} warnings`;
+    this.bar.hidden = row.done === null;
+    if (row.done !== null) {
+      this.bar.ariaValueNow = String(Math.floor(100 * row.done));
+      this.bar.dataset.state = row.state;
+      this.filled.style.width = `${100 * row.done}%`;
+    }
+    const [first, second] = row.actions;
+    const pending = asked?.action ?? null;
+    this.pauser.show(first, pending);
+    this.stopper.show(second, pending);
+    setText(this.note, pending === null ? (asked?.refusal ?? "") : PENDING[pending]);
+    this.note.dataset.refused = String(pending === null);
+    this.draw(summary);
+  }
+
+  private draw({ curve, valid, updated_s }: RunSummary): void {
+    const key = `${updated_s} ${curve.steps.length} ${valid.steps.length}`;
+    if (key === this.drawn) return;
+    this.drawn = key;
+    const { train, valid: validated } = lossCurves(curve, valid);
+    this.curve.node.classList.toggle("dlfb-curve-none", train === "" && validated === "");
+    this.curve.draw(train, validated);
+  }
+
+  private say(facts: readonly Fact[]): void {
+    const key = JSON.stringify(facts);
+    if (this.facts.dataset.shown === key) return;
+    this.facts.dataset.shown = key;
+    this.facts.replaceChildren(
+      ...facts.map(({ name, value, beside }) => {
+        const line = el("div", "dlfb-fact");
+        line.append(el("span", "", `${name} `), el("b", "", value));
+        if (beside !== "") line.append(el("span", "dlfb-fact-beside", ` · ${beside}`));
+        return line;
+      }),
+    );
+  }
+}
+
+class ActionButton {
+  readonly node = el("button", "dlfb-icon-button");
+  private action: Action | null = null;
+  private isPending = false;
+
+  constructor(item: RunItem) {
+    this.node.type = "button";
+    this.node.hidden = true;
+    this.node.addEventListener("click", () => {
+      if (this.action !== null && !this.isPending) item.hooks.control(item.summary, this.action);
+    });
+  }
+
+  /** While a request is on its way the button stays, dimmed: one that vanished would take the focus with it. */
+  show(action: Action | undefined, pending: Action | null): void {
+    if (action === undefined && document.activeElement === this.node) {
+      this.node.closest(".dlfb-run")?.querySelector("button")?.focus();
+    }
+    this.node.hidden = action === undefined;
+    this.isPending = pending !== null;
+    this.node.ariaDisabled = String(this.isPending);
+    if (action === undefined || action === this.action) return;
+    this.action = action;
+    this.node.dataset.dlfb = action;
+    this.node.title = LABELS[action];
+    this.node.ariaLabel = LABELS[action];
+    this.node.replaceChildren(ICONS[action].element({ tag: "span", width: "16px", height: "16px" }));
+  }
+}
