@@ -6,7 +6,6 @@ import "../core/theme.css";
 import type { JupyterFrontEndPlugin } from "@jupyterlab/application";
 
 import { panelPlugin, statusPlugin } from "./panelPlugins";
-import { feedsPlugin } from "./feed";
 import { rendererPlugin } from "./renderer";
 import { sourcesPlugin } from "./sources";
 

@@ -1,0 +1,164 @@
+// What can be done from the palette, the keyboard, and by other extensions.
+
+import type { JupyterFrontEnd } from "@jupyterlab/application";
+import { InputDialog, type ICommandPalette, type WidgetTracker } from "@jupyterlab/apputils";
+import type { ReadonlyPartialJSONObject } from "@lumino/coreutils";
+
+import type { Action } from "../core/runStore";
+import type { RunFeeds, RunRef } from "./feed";
+import { runsIcon } from "./icons";
+import { PANEL_ID } from "./panel";
+import { actionsOf, keyOf, rowOf, stateOf } from "./runRow";
+import type { RunsModel } from "./runsModel";
+import { runTab, tabId, type RunTab } from "./runTab";
+import type { RunSummary } from "./server";
+import { COMMANDS } from "./tokens";
+
+const CATEGORY = "dlfb_lab";
+
+const RUN_ARGS = {
+  args: {
+    type: "object",
+    properties: {
+      run: { type: "string", description: "The run's id, the name of its folder" },
+      store: { type: "string", description: "The key of the store that the run is in, where an id is not enough" },
+      name: { type: "string", description: "The run's name, shown until its journal has been read" },
+    },
+  },
+} as const;
+
+const NO_ARGS = { args: { type: "object", properties: {} } } as const;
+
+export interface Parts {
+  app: JupyterFrontEnd;
+  runs: RunsModel;
+  feeds: RunFeeds;
+  tabs: WidgetTracker<RunTab>;
+}
+
+export function addCommands(parts: Parts): void {
+  const { commands, shell } = parts.app;
+  commands.addCommand(COMMANDS.openPanel, {
+    label: "Show the training runs",
+    caption: "The runs of all notebooks, and what the machine is doing",
+    icon: runsIcon,
+    describedBy: NO_ARGS,
+    execute: () => {
+      shell.activateById(PANEL_ID);
+    },
+  });
+  commands.addCommand(COMMANDS.openLatest, {
+    label: "Open the latest run",
+    caption: "The dashboard of the run that was started last",
+    icon: runsIcon,
+    describedBy: NO_ARGS,
+    isEnabled: () => parts.runs.runs.length > 0,
+    execute: () => {
+      const latest = parts.runs.runs.at(0);
+      if (latest !== undefined) openTab(parts, latest, latest.name);
+    },
+  });
+  commands.addCommand(COMMANDS.openRun, {
+    label: "Open a run…",
+    caption: "The dashboard of a run",
+    icon: runsIcon,
+    describedBy: RUN_ARGS,
+    execute: async (args) => {
+      const ref = refOf(parts.runs, args) ?? (await pick(parts.runs));
+      if (ref !== null) openTab(parts, ref, ref.name);
+    },
+  });
+  const actions: [string, Action, string][] = [
+    [COMMANDS.pauseRun, "pause", "Pause the running run"],
+    [COMMANDS.resumeRun, "resume", "Resume the paused run"],
+    [COMMANDS.stopRun, "stop", "Stop the running run"],
+  ];
+  for (const [id, action, label] of actions) {
+    const of = (args: ReadonlyPartialJSONObject): RunSummary | null => target(parts, action, args);
+    commands.addCommand(id, {
+      label: (args) => {
+        const run = of(args);
+        return run === null ? label : `${label} (${rowOf(run, 0).name})`;
+      },
+      caption: "The one that is open, else the latest",
+      describedBy: RUN_ARGS,
+      isEnabled: (args) => of(args) !== null,
+      execute: async (args) => {
+        const run = of(args);
+        if (run !== null) await parts.runs.control(run, action);
+      },
+    });
+  }
+  keepCurrent(parts);
+}
+
+export function fillPalette(palette: ICommandPalette): void {
+  const { openPanel, openLatest, openRun, pauseRun, resumeRun, stopRun } = COMMANDS;
+  for (const command of [openPanel, openLatest, openRun, pauseRun, resumeRun, stopRun]) {
+    palette.addItem({ command, category: CATEGORY });
+  }
+}
+
+function openTab({ app, feeds, tabs }: Parts, ref: RunRef, name: string): void {
+  let tab = tabs.find(({ id }) => id === tabId(ref));
+  if (tab === undefined) {
+    tab = runTab(feeds, { store: ref.store, run: ref.run }, name);
+    void tabs.add(tab);
+  }
+  if (!tab.isAttached) app.shell.add(tab, "main");
+  app.shell.activateById(tab.id);
+}
+
+function refOf(runs: RunsModel, args: ReadonlyPartialJSONObject): (RunRef & { name: string }) | null {
+  const { run, store, name } = args;
+  if (typeof run !== "string") return null;
+  const known = runs.runs.find((summary) => summary.run === run && (store === undefined || summary.store === store));
+  if (known !== undefined) return known;
+  return typeof store === "string" ? { store, run, name: typeof name === "string" ? name : "" } : null;
+}
+
+async function pick({ runs }: RunsModel): Promise<RunSummary | null> {
+  const now_s = Date.now() / 1000;
+  const items = runs.map((run) => {
+    const { name, state, when } = rowOf(run, now_s);
+    return `${name} · ${state} · ${when} · ${run.run}`;
+  });
+  const { value } = await InputDialog.getItem({
+    title: "Open a run",
+    label: runs.length === 0 ? "There are no runs yet." : "Name, state, and id; type to narrow the list.",
+    items,
+    editable: true,
+    okLabel: "Open",
+  });
+  const chosen = value?.trim() ?? "";
+  return runs.find(({ run, name }, i) => [items[i], run, name].includes(chosen)) ?? null;
+}
+
+/** The run that a command without arguments is about: the one in front, if it can do this, else the latest that can. */
+function target({ runs, tabs, app }: Parts, action: Action, args: ReadonlyPartialJSONObject): RunSummary | null {
+  const able = (run: RunSummary | null): boolean => run !== null && actionsOf(run).includes(action);
+  if (typeof args.run === "string") {
+    const ref = refOf(runs, args);
+    const run = ref === null ? null : runs.find(ref.store, ref.run);
+    return able(run) ? run : null;
+  }
+  const front = tabs.find((tab) => tab === app.shell.currentWidget);
+  const open = front === undefined ? null : runs.find(front.content.ref.store, front.content.ref.run);
+  return able(open) ? open : (runs.live.find(able) ?? null);
+}
+
+/** What is enabled depends on the runs and on the tab in front. */
+function keepCurrent({ app, runs }: Parts): void {
+  let last = "";
+  runs.changed.connect(() => {
+    const now = JSON.stringify([runs.runs.length > 0, runs.live.map((run) => [keyOf(run), stateOf(run)])]);
+    if (now === last) return;
+    last = now;
+    app.commands.notifyCommandChanged();
+  });
+  app.shell.currentChanged?.connect(() => {
+    app.commands.notifyCommandChanged(COMMANDS.stopRun);
+    app.commands.notifyCommandChanged(COMMANDS.pauseRun);
+    app.commands.notifyCommandChanged(COMMANDS.resumeRun);
+  });
+}
