@@ -1,10 +1,13 @@
-"""What a user gets from pip: built and installed on a PATH without Node."""
+"""What a user gets from pip: built and installed on a PATH without Node, and at work in JupyterLab at once."""
 
 from __future__ import annotations
 
 import email
+import json
 import os
+import re
 import shutil
+import site
 import subprocess
 import sys
 import tarfile
@@ -15,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = {"dlfb_lab/views/static/dashboard.js", "dlfb_lab/views/static/dashboard.css"}
+LABEXTENSION = "share/jupyter/labextensions/dlfb-lab"
 STALE = "left over from an older build"
 
 pytestmark = pytest.mark.slow
@@ -29,9 +33,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (".npmrc", ".gitignore"):
         shutil.copy(ROOT / name, copy)
     shutil.copytree(ROOT / "node_modules", copy / "node_modules", symlinks=True, copy_function=os.link)
-    for name in [*BUNDLE, "dlfb_lab/views/static/renamed.js"]:
+    shutil.rmtree(copy / "dlfb_lab" / "labextension", ignore_errors=True)
+    for name in [*BUNDLE, "dlfb_lab/views/static/renamed.js", "dlfb_lab/labextension/static/remoteEntry.old.js"]:
         path = copy / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.unlink(missing_ok=True)
         path.write_text(STALE)
     return copy
@@ -49,9 +54,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment
 
 
-def run(command: list[str], *, cwd: Path, environment: dict[str, str]) -> None:
+def run(command: list[str], *, cwd: Path, environment: dict[str, str], python: str = sys.executable) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *command],
+        [python, "-m", *command],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -59,6 +64,7 @@ def run(command: list[str], *, cwd: Path, environment: dict[str, str]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,17 @@ def test_wheel_holds_the_bundle_made_anew(wheel: Path) -> None:
         assert {name for name in names if name.startswith("dlfb_lab/views/static/")} == BUNDLE
         for name in BUNDLE:
             assert STALE not in archive.read(name).decode()
-    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"dlfb_lab"}
+        (data,) = {name.partition("/")[0] for name in names if ".data/" in name}
+        shared = {name.removeprefix(f"{data}/data/") for name in names if name.startswith(data)}
+        manifest = json.loads(archive.read(f"{data}/data/{LABEXTENSION}/package.json"))
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"dlfb_lab", data}
+    assert not any(name.startswith("dlfb_lab/labextension/") for name in names), "it would be there twice"
+    assert shared >= {
+        "etc/jupyter/jupyter_server_config.d/dlfb_lab.json",
+        f"{LABEXTENSION}/install.json",
+        f"{LABEXTENSION}/{manifest['jupyterlab']['_build']['load']}",
+    }
+    assert not any(name.endswith("remoteEntry.old.js") for name in shared)
 
 
 def test_base_requirements_bring_no_jupyterlab(wheel: Path) -> None:
@@ -93,6 +109,24 @@ def test_wheel_installs_without_node(wheel: Path, environment: dict[str, str], t
     assert all((tmp_path / "site" / name).is_file() for name in BUNDLE)
 
 
+def test_both_halves_are_enabled_by_the_installation_alone(wheel: Path, tmp_path: Path) -> None:
+    run(["venv", "--without-pip", "fresh"], cwd=tmp_path, environment=dict(os.environ))
+    python = str(next(tmp_path.glob("fresh/[bS]*/python*")))
+    (packages,) = {*tmp_path.glob("fresh/lib/python*/site-packages"), *tmp_path.glob("fresh/Lib/site-packages")}
+    (packages / "others.pth").write_text("\n".join(site.getsitepackages()))
+    command = ["pip", "--python", python, "install", "--no-deps", "--quiet", str(wheel)]
+    run(command, cwd=tmp_path, environment=dict(os.environ))
+    elsewhere = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
+    environment = os.environ | elsewhere | {"NO_COLOR": "1"}
+    lab = run(["jupyterlab.labextensions", "list"], cwd=tmp_path, environment=environment, python=python)
+    assert re.search(r"dlfb-lab v\S+ .*enabled.*OK.*dlfb-lab", lab), lab
+    assert str(tmp_path / "fresh" / "share") in lab
+    command = ["jupyter_server.extension.serverextension", "list"]
+    server = run(command, cwd=tmp_path, environment=environment, python=python)
+    assert re.search(r"dlfb_lab .*enabled", server), server
+    assert re.search(r"dlfb_lab \S* ?.*OK", server), server
+
+
 def test_sdist_builds_anywhere(checkout: Path, wheel: Path) -> None:
     """It holds the sources and the bundle. Built after the wheel, with the npm packages that are there."""
     run(["build", "--sdist", "--no-isolation", "--skip-dependency-check"], cwd=checkout, environment=dict(os.environ))
@@ -100,6 +134,6 @@ def test_sdist_builds_anywhere(checkout: Path, wheel: Path) -> None:
     with tarfile.open(built) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {"package.json", "package-lock.json", "tsconfig.json", "LICENSE", ".npmrc"}
-    assert names >= BUNDLE | sources
+    assert names >= BUNDLE | sources | {"dlfb_lab/labextension/package.json", "labextension/install.json"}
     assert any(name.startswith("labextension/core/") for name in names)
     assert not any("node_modules" in name for name in names)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import dlfb_lab
+
 ROOT = Path(__file__).parents[1]
 
 # Spelled so that this file does not match itself.
@@ -53,6 +55,7 @@ def test_lock_files_hold_no_addresses() -> None:
 
 
 def test_both_packages_have_one_version_and_license() -> None:
+    assert dlfb_lab.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     node = json.loads((ROOT / "package.json").read_text())
     assert (node["name"], node["version"], node["license"]) == (
