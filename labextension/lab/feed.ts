@@ -18,15 +18,18 @@ export interface RunRef {
 export type RunSource = Pick<Server, "events" | "control">;
 
 const EVERY_MS = { running: 200, paused: 1000, over: 5000, most: 10_000 };
-/** An answer that takes longer than this is spoken of. */
+/** An answer that takes longer than this is spoken of; the first one sooner, as there is nothing to see yet. */
 const SLOW_MS = 10_000;
+const SLOW_AT_FIRST_MS = 1000;
 /** Below this the time that an answer takes to get here is most of its age. */
 const OLD_S = 2;
 
 const LABELS: Record<Action, string> = { pause: "Pause", resume: "Resume", stop: "Stop" };
 const DELETED = "The journal of this run was deleted while it was shown; what had been drawn is still here.";
+const READING = "The run's journal is being read.";
 const SLOW = "The Jupyter server takes long to answer; still waiting.";
-const NOT_THERE = ["no_store", "no_run", "no_journal", "bad_name"];
+/** The server can be asked, and knows of no such journal. */
+export const NOT_THERE = ["no_store", "no_run", "no_journal", "bad_name"];
 
 export class RunFeed {
   readonly store: RunStore;
@@ -83,10 +86,13 @@ export class RunFeed {
   }
 
   private async fetch(): Promise<void> {
-    const { cursor } = this;
-    const slow = setTimeout(() => {
-      this.store.say("server", SLOW);
-    }, SLOW_MS);
+    const { cursor, known } = this;
+    const slow = setTimeout(
+      () => {
+        this.store.say("server", known ? SLOW : READING);
+      },
+      known ? SLOW_MS : SLOW_AT_FIRST_MS,
+    );
     try {
       const answer = await this.source.events(this.ref.store, this.ref.run, cursor);
       // A second request can overtake one that hangs: whoever comes first has what follows the cursor.

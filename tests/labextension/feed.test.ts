@@ -173,9 +173,15 @@ test("an answer that takes long is spoken of until it comes", async (t) => {
   const { journal, feed } = watched(t);
   let release = (): void => undefined;
   journal.hold = new Promise((resolve) => (release = resolve));
-  await pass(t, 9900);
-  assert.deepEqual(feed.store.notes, []);
+  await pass(t, 1100);
+  assert.match(feed.store.notes[0], /is being read/);
+  release();
   await pass(t, 200);
+  assert.deepEqual(feed.store.notes, []);
+  journal.hold = new Promise((resolve) => (release = resolve));
+  await pass(t, 9500);
+  assert.deepEqual(feed.store.notes, []);
+  await pass(t, 1000);
   assert.match(feed.store.notes[0], /takes long/);
   release();
   await pass(t, 50);
