@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -11,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -71,72 +71,110 @@ def chromium(chromium_path: str) -> Iterator[Browser]:
         browser.close()
 
 
-@dataclass(frozen=True, kw_only=True)
 class JupyterLab:
-    """A running server.
+    """A JupyterLab server with a home of its own, which can be stopped and started again at the same address.
 
     Attributes:
         url: where it listens, without a slash at the end.
         token: what it asks every visitor for.
         folder: the folder that it shows.
         settings: where it keeps what a user changed, the theme for example.
+        register: where its kernels note their stores.
     """
 
-    url: str
-    token: str
-    folder: Path
-    settings: Path
+    def __init__(self, home: Path, *options: str) -> None:
+        self.folder, self.settings, self.register = home / "notebooks", home / "settings", home / "register"
+        self.token = secrets.token_hex(16)
+        self._log = home / "server.log"
+        self._server: subprocess.Popen[bytes] | None = None
+        overrides = home / "config" / "labconfig" / "default_setting_overrides.json"
+        overrides.parent.mkdir(parents=True)
+        overrides.write_text(json.dumps(SETTINGS))
+        self.folder.mkdir()
+        places = {
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTER_DATA_DIR": "data",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+            "IPYTHONDIR": "ipython",
+            "MPLCONFIGDIR": "matplotlib",
+            "DLFB_REGISTER": "register",
+        }
+        self.environment = os.environ | {name: str(home / place) for name, place in places.items()}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
+            *(f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}"),
+            *("--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={self.folder}", *options),
+        ]
+
+    def start(self, limit_s: float = 60) -> None:
+        with self._log.open("a") as out:
+            self._server = subprocess.Popen(
+                self._command, cwd=self.folder, env=self.environment, stdout=out, stderr=out
+            )
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline and self._server.poll() is None:
+            try:
+                self.request("GET", "api/status")
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+        pytest.fail(f"JupyterLab did not start:\n{self._log.read_text()[-4000:]}")
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            self._server.wait(timeout=30)
+            self._server = None
+
+    def request(self, method: str, path: str) -> bytes:
+        """Ask the server for something, as whoever holds its token."""
+        headers = {"Authorization": f"token {self.token}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/{path}", method=method, headers=headers), timeout=30
+        ) as answer:
+            return bytes(answer.read())
 
 
 @pytest.fixture(scope="session")
 def jupyter_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
-    home = tmp_path_factory.mktemp("jupyter")
-    folder = tmp_path_factory.mktemp("notebooks")
-    overrides = home / "config" / "labconfig" / "default_setting_overrides.json"
-    overrides.parent.mkdir(parents=True)
-    overrides.write_text(json.dumps(SETTINGS))
-    places = {
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "IPYTHONDIR": "ipython",
-        "MPLCONFIGDIR": "matplotlib",
-    }
-    environment = os.environ | {name: str(home / place) for name, place in places.items()}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    lab = JupyterLab(
-        url=f"http://127.0.0.1:{port}", token=secrets.token_hex(16), folder=folder, settings=home / "settings"
-    )
-    command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
-        *(f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={lab.token}"),
-        *("--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}"),
-    ]
-    log = home / "server.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
-    try:
-        wait_for_server(server, lab, log)
-        yield lab
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    """One server for all tests that leave it as it is."""
+    lab = JupyterLab(tmp_path_factory.mktemp("jupyter"))
+    lab.start()
+    yield lab
+    lab.stop()
 
 
-def wait_for_server(server: subprocess.Popen[bytes], lab: JupyterLab, log: Path, limit_s: float = 60) -> None:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{lab.url}/api/status?token={lab.token}", timeout=5).close()
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-        else:
-            return
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-4000:]}")
+@pytest.fixture(scope="session")
+def widget_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
+    """A server whose pages know the widgets only, as Colab and VS Code do."""
+    lab = JupyterLab(tmp_path_factory.mktemp("jupyter"))
+    config = lab.settings.parent / "config" / "labconfig" / "page_config.json"
+    config.write_text(json.dumps({"disabledExtensions": {"dlfb-lab": True}}))
+    lab.start()
+    yield lab
+    lab.stop()
+
+
+@pytest.fixture
+def own_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., JupyterLab]]:
+    """A function that starts a server for one test, with further command line options."""
+    labs = []
+
+    def start(*options: str) -> JupyterLab:
+        labs.append(JupyterLab(tmp_path_factory.mktemp("jupyter"), *options))
+        labs[-1].start()
+        return labs[-1]
+
+    yield start
+    for lab in labs:
+        lab.stop()
 
 
 @dataclass(kw_only=True)
@@ -183,6 +221,17 @@ class NotebookPage:
             timeout=limit_s * 1000,
         )
 
+    def wait_open(self) -> None:
+        self.page.wait_for_function("window.jupyterapp?.shell.currentWidget?.content?.widgets?.length > 0")
+
+    def reload(self) -> None:
+        """Load the page anew, and return when the notebook is shown."""
+        self.page.reload()
+        self.wait_open()
+
+    def save(self) -> None:
+        self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+
     def screenshot(self, name: str, of: Locator | None = None, *, tolerance: float = 0.1) -> None:
         """Compare a picture of the page, or of a part of it, with screenshots/NAME.png."""
         png = (of or self.page).screenshot(animations="disabled", caret="hide")
@@ -192,43 +241,42 @@ class NotebookPage:
 @pytest.fixture
 def open_notebook(
     chromium: Browser, jupyter_lab: JupyterLab, request: pytest.FixtureRequest
-) -> Iterator[Callable[[nbformat.NotebookNode], NotebookPage]]:
-    """A function that writes a notebook, opens it in a new profile, and waits for its kernel."""
-    contexts = []
-    kernels = []
+) -> Iterator[Callable[..., NotebookPage]]:
+    """A function that writes a notebook (or takes the path of one), opens it in a new profile, and waits for it."""
+    opened: list[tuple[NotebookPage, JupyterLab]] = []
 
-    def open_(notebook: nbformat.NotebookNode) -> NotebookPage:
-        path = jupyter_lab.folder / f"{request.node.name}-{len(contexts)}.ipynb"
-        # Without a kernel's name JupyterLab asks the user for one.
-        notebook.metadata.setdefault("kernelspec", {"name": "python3", "display_name": "Python 3"})
-        nbformat.write(notebook, path)
+    def open_(
+        notebook: nbformat.NotebookNode | Path, *, lab: JupyterLab = jupyter_lab, kernel: bool = True
+    ) -> NotebookPage:
+        if isinstance(notebook, Path):
+            path = notebook
+        else:
+            path = lab.folder / f"{request.node.name}-{len(opened)}.ipynb"
+            # Without a kernel's name JupyterLab asks the user for one.
+            notebook.metadata.setdefault("kernelspec", {"name": "python3", "display_name": "Python 3"})
+            nbformat.write(notebook, path)
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
-        contexts.append(context)
         page = context.new_page()
-        opened = NotebookPage(page=page, path=path)
+        shown = NotebookPage(page=page, path=path)
+        opened.append((shown, lab))
         page.on(
             "console",
-            lambda message: opened.console_errors.append(message.text) if message.type == "error" else None,
+            lambda message: shown.console_errors.append(message.text) if message.type == "error" else None,
         )
-        page.on("pageerror", lambda error: opened.console_errors.append(str(error)))
-        page.goto(f"{jupyter_lab.url}/lab/tree/{path.name}?token={jupyter_lab.token}&reset")
-        opened.wait_idle()
-        kernels.append(page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.id"))
-        return opened
+        page.on("pageerror", lambda error: shown.console_errors.append(str(error)))
+        page.goto(f"{lab.url}/lab/tree/{path.name}?token={lab.token}&reset")
+        shown.wait_idle() if kernel else shown.wait_open()
+        return shown
 
     yield open_
-    for context in contexts:
-        context.close()
-    shutil.rmtree(jupyter_lab.settings, ignore_errors=True)
-    for session in kernels:
-        urllib.request.urlopen(
-            urllib.request.Request(
-                f"{jupyter_lab.url}/api/sessions/{session}",
-                method="DELETE",
-                headers={"Authorization": f"token {jupyter_lab.token}"},
-            ),
-            timeout=30,
-        ).close()
+    labs = {lab for _, lab in opened}
+    for shown, _ in opened:
+        shown.page.context.close()
+    for lab in labs:
+        shutil.rmtree(lab.settings, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a test may have stopped its server
+            for session in json.loads(lab.request("GET", "api/sessions")):
+                lab.request("DELETE", f"api/sessions/{session['id']}")
 
 
 def assert_looks_like_reference(png: bytes, name: str, *, tolerance: float) -> None:

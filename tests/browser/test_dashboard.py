@@ -1,57 +1,32 @@
-"""The live view in JupyterLab, as somebody who trains sees it."""
+"""The live view as a widget alone, as somebody who trains in Colab or VS Code sees it."""
 
 from __future__ import annotations
 
-from nbformat.v4 import new_code_cell, new_notebook
+from functools import partial
+
+import pytest
 from playwright.sync_api import expect
 
-SETUP = """
-%load_ext dlfb_lab
-import flax.linen as nn, ipywidgets, numpy as np
-class MLP(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(2)(nn.relu(nn.Dense(16)(x)))
-rng = np.random.default_rng(0)
-x = rng.normal(size=(2000, 2)).astype("f4")
-y = np.where((x[:, 0] * x[:, 1] > 0) ^ (rng.random(2000) < 0.1), "same sign", "other sign")
-model = MLP()
-"""
-ENDLESS = "--epochs 1000000 --eval-every 500"
-TRAINED_S = 60_000
+from .training import ENDLESS, TRAINED_S, opened, part, wait_for_steps
 
 
-def opened(open_notebook, *sources: str):
-    notebook = open_notebook(new_notebook(cells=[new_code_cell(source) for source in (SETUP, *sources)]))
-    notebook.run_cell(0)
-    return notebook
+@pytest.fixture
+def open_widgets(open_notebook, widget_lab):
+    return partial(open_notebook, lab=widget_lab)
 
 
-def part(notebook, cell: int, name: str):
-    return notebook.output(cell).locator(f"[data-dlfb={name}]").first
-
-
-def wait_for_steps(notebook, cell: int, more_than: int) -> int:
-    root = notebook.output(cell).locator(".dlfb-dash").first
-    handle = root.element_handle(timeout=TRAINED_S)
-    notebook.page.wait_for_function(
-        "([e, n]) => Number(e.dataset.steps) > n", arg=[handle, more_than], timeout=TRAINED_S
-    )
-    return int(root.get_attribute("data-steps"))
-
-
-def test_a_finished_run(open_notebook) -> None:
-    notebook = opened(open_notebook, "run = %dlfb_train model (x, y) --valid 0.2 --epochs 20 --name xor", "run")
+def test_a_finished_run(open_widgets) -> None:
+    notebook = opened(open_widgets, "run = %dlfb_train model (x, y) --valid 0.2 --epochs 20 --name xor", "run")
     notebook.run_cell(1)
-    expect(part(notebook, 1, "state")).to_have_text("finished", timeout=TRAINED_S)
-    expect(part(notebook, 1, "progress")).to_contain_text("step 1,000 of 1,000")
-    expect(part(notebook, 1, "best")).to_contain_text("best valid/loss")
-    expect(part(notebook, 1, "final")).to_contain_text("majority class")
-    expect(part(notebook, 1, "stop")).to_be_hidden()
-    expect(part(notebook, 1, "hint")).to_be_hidden()
-    part(notebook, 1, "jit").locator("summary").click()
-    expect(part(notebook, 1, "jit")).to_contain_text("train step")
-    part(notebook, 1, "jit").locator("summary").click()
+    expect(part(notebook.output(1), "state")).to_have_text("finished", timeout=TRAINED_S)
+    expect(part(notebook.output(1), "progress")).to_contain_text("step 1,000 of 1,000")
+    expect(part(notebook.output(1), "best")).to_contain_text("best valid/loss")
+    expect(part(notebook.output(1), "final")).to_contain_text("majority class")
+    expect(part(notebook.output(1), "stop")).to_be_hidden()
+    expect(part(notebook.output(1), "hint")).to_be_hidden()
+    part(notebook.output(1), "jit").locator("summary").click()
+    expect(part(notebook.output(1), "jit")).to_contain_text("train step")
+    part(notebook.output(1), "jit").locator("summary").click()
     notebook.output(1).scroll_into_view_if_needed()
     notebook.screenshot("dashboard-finished", of=notebook.output(1).locator(".dlfb-grid"), tolerance=0.15)
 
@@ -62,60 +37,60 @@ def test_a_finished_run(open_notebook) -> None:
     assert notebook.console_errors == []
 
 
-def test_a_dark_page(open_notebook) -> None:
-    notebook = opened(open_notebook, "run = %dlfb_train model (x, y) --valid 0.2 --epochs 20 --name xor")
+def test_a_dark_page(open_widgets) -> None:
+    notebook = opened(open_widgets, "run = %dlfb_train model (x, y) --valid 0.2 --epochs 20 --name xor")
     notebook.page.evaluate("jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
     notebook.run_cell(1)
-    expect(part(notebook, 1, "state")).to_have_text("finished", timeout=TRAINED_S)
+    expect(part(notebook.output(1), "state")).to_have_text("finished", timeout=TRAINED_S)
     notebook.output(1).scroll_into_view_if_needed()
     notebook.screenshot("dashboard-dark", of=notebook.output(1).locator(".dlfb-grid"), tolerance=0.15)
     assert notebook.console_errors == []
 
 
-def test_a_busy_cell_is_live_and_an_interrupt_keeps_the_run(open_notebook) -> None:
+def test_a_busy_cell_is_live_and_an_interrupt_keeps_the_run(open_widgets) -> None:
     notebook = opened(
-        open_notebook, f"run = %dlfb_train model (x, y) --valid 0.2 {ENDLESS}", "run.status, run.params is None"
+        open_widgets, f"run = %dlfb_train model (x, y) --valid 0.2 {ENDLESS}", "run.status, run.params is None"
     )
     notebook.run_cell(1, wait=False)
-    first = wait_for_steps(notebook, 1, 0)
-    wait_for_steps(notebook, 1, first)
-    expect(part(notebook, 1, "state")).to_have_text("running")
-    expect(part(notebook, 1, "hint")).to_have_text("interrupt the cell to stop and keep")
-    expect(part(notebook, 1, "stop")).to_be_hidden()
+    first = wait_for_steps(notebook.output(1).locator(".dlfb-dash").first, 0)
+    wait_for_steps(notebook.output(1).locator(".dlfb-dash").first, first)
+    expect(part(notebook.output(1), "state")).to_have_text("running")
+    expect(part(notebook.output(1), "hint")).to_have_text("interrupt the cell to stop and keep")
+    expect(part(notebook.output(1), "stop")).to_be_hidden()
     notebook.page.evaluate("jupyterapp.commands.execute('notebook:interrupt-kernel')")
-    expect(part(notebook, 1, "state")).to_have_text("stopped", timeout=TRAINED_S)
+    expect(part(notebook.output(1), "state")).to_have_text("stopped", timeout=TRAINED_S)
     notebook.wait_idle()
     notebook.run_cell(2)
     assert notebook.output_text(2).endswith("('stopped', False)")
     assert notebook.console_errors == []
 
 
-def test_buttons_of_a_run_in_the_background(open_notebook) -> None:
+def test_buttons_of_a_run_in_the_background(open_widgets) -> None:
     notebook = opened(
-        open_notebook,
+        open_widgets,
         f"run = %dlfb_train model (x, y) --valid 0.2 {ENDLESS} --background",
         "run.wait(30).status, len(run.history) > 100",
     )
     notebook.run_cell(1)
-    before = wait_for_steps(notebook, 1, 0)
-    expect(part(notebook, 1, "hint")).to_be_hidden()
-    part(notebook, 1, "pause").click()
-    expect(part(notebook, 1, "state")).to_have_text("paused")
-    expect(part(notebook, 1, "pause")).to_be_hidden()
-    part(notebook, 1, "resume").click()
-    expect(part(notebook, 1, "state")).to_have_text("running")
-    wait_for_steps(notebook, 1, before)
-    part(notebook, 1, "stop").click()
-    expect(part(notebook, 1, "state")).to_have_text("stopped")
-    expect(part(notebook, 1, "stop")).to_be_hidden()
+    before = wait_for_steps(notebook.output(1).locator(".dlfb-dash").first, 0)
+    expect(part(notebook.output(1), "hint")).to_be_hidden()
+    part(notebook.output(1), "pause").click()
+    expect(part(notebook.output(1), "state")).to_have_text("paused")
+    expect(part(notebook.output(1), "pause")).to_be_hidden()
+    part(notebook.output(1), "resume").click()
+    expect(part(notebook.output(1), "state")).to_have_text("running")
+    wait_for_steps(notebook.output(1).locator(".dlfb-dash").first, before)
+    part(notebook.output(1), "stop").click()
+    expect(part(notebook.output(1), "state")).to_have_text("stopped")
+    expect(part(notebook.output(1), "stop")).to_be_hidden()
     notebook.run_cell(2)
     assert notebook.output_text(2).endswith("('stopped', True)")
     assert notebook.console_errors == []
 
 
-def test_the_dashboard_in_boxes_and_tabs(open_notebook) -> None:
+def test_the_dashboard_in_boxes_and_tabs(open_widgets) -> None:
     notebook = opened(
-        open_notebook,
+        open_widgets,
         "a = %dlfb_train model (x, y) --valid 0.2 --epochs 5 --name first\n"
         "b = %dlfb_train model (x, y) --epochs 5 --name second",
         "ipywidgets.HBox([a.dashboard, b.dashboard])",
@@ -137,8 +112,8 @@ def test_the_dashboard_in_boxes_and_tabs(open_notebook) -> None:
     assert notebook.console_errors == []
 
 
-def test_bad_input_is_one_short_message(open_notebook) -> None:
-    notebook = opened(open_notebook, "%dlfb_train modell (x, y)", "1 + 1")
+def test_bad_input_is_one_short_message(open_widgets) -> None:
+    notebook = opened(open_widgets, "%dlfb_train modell (x, y)", "1 + 1")
     notebook.run_cell(1)
     text = notebook.output_text(1)
     assert "The name `modell` does not exist. Did you mean `model`?" in text
