@@ -78,10 +78,10 @@ export function bytes(x: number): string {
   return `${inUnit(x, unit)} ${BINARY[unit]}`;
 }
 
-/** A part of a whole, both in the whole's unit: 1.2 of 80 GiB. */
-export function bytesOf(part: number, whole: number): string {
+/** A part of a whole, both in the whole's unit: 1.2 and of 80.0 GiB. */
+export function bytesOf(part: number, whole: number): [part: string, of: string] {
   const unit = binaryUnit(whole);
-  return `${inUnit(part, unit)} of ${inUnit(whole, unit)} ${BINARY[unit]}`;
+  return [inUnit(part, unit), `of ${inUnit(whole, unit)} ${BINARY[unit]}`];
 }
 
 function binaryUnit(x: number): number {

@@ -8,13 +8,15 @@ import { isLive, keyOf } from "./runRow";
 import type { DeviceSample, DevicesAnswer, Gpu, GpuSample, Memory, RunSummary } from "./server";
 
 export const HISTORY_S = 600;
-/** Samples this many intervals apart have a gap between them: the server slept. */
-const GAP_INTERVALS = 3.5;
+/** Samples further apart have a gap between them. While nobody looks the server takes one each five seconds. */
+export const GAP_S = 15;
 
 export interface Figure {
   name: string;
   /** now; empty when it cannot be had */
   value: string;
+  /** what the value is a part of, with the unit of both; empty where it is of nothing */
+  of: string;
   /** why it cannot be had; empty when it can */
   missing: string;
   points: Points;
@@ -27,6 +29,12 @@ export interface Device {
   name: string;
   about: string;
   figures: Figure[];
+}
+
+type Said = [value: string, of: string];
+
+function percent(x: number): Said {
+  return [`${count(x)} %`, ""];
 }
 
 /** The samples of the last ten minutes and what they are of. */
@@ -48,10 +56,6 @@ export class DeviceHistory {
     return [this.end_s - HISTORY_S, this.end_s];
   }
 
-  get gap_s(): number {
-    return GAP_INTERVALS * (this.answer?.interval_s ?? 1);
-  }
-
   gpus(): Device[] {
     return (this.answer?.gpus ?? []).map((gpu, i) => ({
       key: `gpu ${gpu.index}`,
@@ -65,8 +69,7 @@ export class DeviceHistory {
     const { answer } = this;
     if (answer === null) return null;
     const { host, missing, memory_total_bytes, disk_total_bytes } = answer;
-    const memoryName = answer.memory_of === "container" ? "Memory of the container" : "Memory";
-    const percent = (x: number): string => `${count(x)} %`;
+    const memoryName = answer.memory_of === "container" ? "Container memory" : "Memory";
     return {
       key: "host",
       name: host.name,
@@ -74,7 +77,7 @@ export class DeviceHistory {
       figures: [
         this.figure("CPU", (s) => s.cpu_percent, missing.cpu_percent, percent, 100),
         this.bytesFigure(memoryName, (s) => s.memory_used_bytes, missing.memory_used_bytes, memory_total_bytes),
-        this.bytesFigure(`Disk`, (s) => s.disk_used_bytes, missing.disk_used_bytes, disk_total_bytes),
+        this.bytesFigure("Disk", (s) => s.disk_used_bytes, missing.disk_used_bytes, disk_total_bytes),
       ],
     };
   }
@@ -85,9 +88,9 @@ export class DeviceHistory {
       (sample: DeviceSample): number | null =>
         sample.gpus.at(i)?.[name] ?? null;
     const { missing, memory_total_bytes, power_limit_w } = gpu;
-    const percent = (x: number): string => `${count(x)} %`;
-    const degrees = (x: number): string => `${count(x)} °C`;
-    const watts = (x: number): string => `${count(x)}${power_limit_w === null ? "" : ` of ${count(power_limit_w)}`} W`;
+    const degrees = (x: number): Said => [`${count(x)} °C`, ""];
+    const watts = (x: number): Said =>
+      power_limit_w === null ? [`${count(x)} W`, ""] : [count(x), `of ${count(power_limit_w)} W`];
     return [
       this.figure("Utilisation", of("utilisation_percent"), missing.utilisation_percent, percent, 100),
       this.bytesFigure("Memory", of("memory_used_bytes"), missing.memory_used_bytes, memory_total_bytes),
@@ -98,30 +101,33 @@ export class DeviceHistory {
 
   private bytesFigure(
     name: string,
-    of: (sample: DeviceSample) => number | null,
+    read: (sample: DeviceSample) => number | null,
     reason: string | undefined,
     total: number | null,
   ): Figure {
-    return this.figure(name, of, reason, (x) => (total === null ? bytes(x) : bytesOf(x, total)), total);
+    return this.figure(name, read, reason, (x) => (total === null ? [bytes(x), ""] : bytesOf(x, total)), total);
   }
 
   private figure(
     name: string,
-    of: (sample: DeviceSample) => number | null,
+    read: (sample: DeviceSample) => number | null,
     reason: string | undefined,
-    say: (x: number) => string,
+    say: (x: number) => Said,
     limit: number | null,
   ): Figure {
     const xs = this.samples.map(({ time_s }) => time_s);
-    const ys = this.samples.map((sample) => of(sample) ?? NaN);
+    const ys = this.samples.map((sample) => read(sample) ?? NaN);
     const last = ys.at(-1) ?? NaN;
     const top = limit ?? Math.max(1, ...ys.filter(Number.isFinite)) * 1.1;
+    const [value, of] = Number.isFinite(last) ? say(last) : ["", ""];
     return {
       name,
-      value: Number.isFinite(last) ? say(last) : "",
+      value,
+      of,
       missing: Number.isFinite(last) ? "" : (reason ?? (ys.length === 0 ? "not measured yet" : "not reported")),
       points: { xs, ys },
-      y: [0, top],
+      // Room for the width of a line at the limit.
+      y: [0, 1.04 * top],
     };
   }
 

@@ -6,7 +6,7 @@ import { Widget } from "@lumino/widgets";
 import { el, hook, setText } from "../core/dom";
 import { areaPath, linePath } from "../core/sparkline";
 import { Curve } from "./curve";
-import { allocations, type Allocation, type Device, type DeviceHistory, type Figure } from "./deviceFigures";
+import { allocations, GAP_S, type Allocation, type Device, type DeviceHistory, type Figure } from "./deviceFigures";
 import type { DevicesModel } from "./devicesModel";
 import type { RunsModel } from "./runsModel";
 
@@ -28,8 +28,10 @@ export class DeviceView extends Widget {
     this.addClass("dlfb-devices");
     this.title.label = "Devices";
     this.note.setAttribute("role", "status");
-    const head = el("h3", "dlfb-device-name", "JAX's own count");
-    head.title = "A GPU's memory looks full when JAX has taken its pool in advance. This is what its arrays hold.";
+    const head = el("h3", "dlfb-device-name", "What JAX holds");
+    head.title =
+      "A GPU looks full once JAX has taken its pool in advance. This is what its allocator says: dark is in use now, " +
+      "the mark is the most there ever was, light is the pool.";
     this.jax.append(head, this.allocated);
     this.node.append(this.note, this.gpus, this.noGpus, this.jax, this.host);
     devices.changed.connect(() => {
@@ -110,47 +112,53 @@ class Card {
   readonly node = el("section", "dlfb-device");
   private name = el("h3", "dlfb-device-name");
   private about = el("span", "dlfb-device-about");
-  private rows = new Map<string, FigureRow>();
+  private grid = el("div", "dlfb-figures");
+  private tiles = new Map<string, Tile>();
 
   constructor() {
     const head = el("div", "dlfb-device-head");
     head.append(this.name, this.about);
-    this.node.append(head);
+    this.node.append(head, this.grid);
   }
 
   update(device: Device, history: DeviceHistory): void {
     setText(this.name, device.name);
     setText(this.about, device.about);
     this.about.title = device.about;
+    this.grid.dataset.count = String(device.figures.length);
     for (const figure of device.figures) {
-      let row = this.rows.get(figure.name);
-      if (row === undefined) {
-        row = new FigureRow(figure.name);
-        this.rows.set(figure.name, row);
-        this.node.append(row.node);
+      let tile = this.tiles.get(figure.name);
+      if (tile === undefined) {
+        tile = new Tile(figure.name);
+        this.tiles.set(figure.name, tile);
+        this.grid.append(tile.node);
       }
-      row.update(figure, history);
+      tile.update(figure, history);
     }
   }
 }
 
-class FigureRow {
+class Tile {
   readonly node = el("div", "dlfb-figure");
   private curve = new Curve("dlfb-history", "dlfb-history-area", "dlfb-history-line");
-  private value = el("span", "dlfb-figure-value");
+  private value = el("b");
+  private of = el("span");
   private missing = el("span", "dlfb-figure-missing");
 
   constructor(name: string) {
     this.node.dataset.dlfb = name;
     this.node.title = "The last ten minutes";
-    this.node.append(el("span", "dlfb-figure-name", name), this.curve.node, this.value, this.missing);
+    const now = el("span", "dlfb-figure-now");
+    now.append(this.value, " ", this.of);
+    this.node.append(el("span", "dlfb-figure-name", name), now, this.missing, this.curve.node);
   }
 
-  update({ value, missing, points, y }: Figure, history: DeviceHistory): void {
+  update({ value, of, missing, points, y }: Figure, history: DeviceHistory): void {
     setText(this.value, value);
+    setText(this.of, of);
     setText(this.missing, missing);
     this.node.classList.toggle("dlfb-figure-absent", value === "");
-    this.curve.draw(areaPath(points, history.x, y, history.gap_s), linePath(points, history.x, y, history.gap_s));
+    this.curve.draw(areaPath(points, history.x, y, GAP_S), linePath(points, history.x, y, GAP_S));
   }
 }
 

@@ -7,7 +7,7 @@ import { lossCurves } from "../core/sparkline";
 import type { Action } from "../core/runStore";
 import { Curve } from "./curve";
 import { pauseIcon } from "./icons";
-import { rowOf, type Fact } from "./runRow";
+import { percent, rowOf, type Fact } from "./runRow";
 import type { Asked } from "./runsModel";
 import type { RunSummary } from "./server";
 
@@ -24,12 +24,14 @@ export class RunItem {
   readonly node = el("li", "dlfb-run");
   readonly opener = hook("button", "open", "dlfb-run-name");
   private badge = hook("span", "state", "dlfb-badge");
-  private progress = hook("div", "progress", "dlfb-run-progress");
   private facts = hook("div", "facts", "dlfb-run-facts");
   private curve = new Curve("dlfb-curve", "dlfb-curve-train", "dlfb-curve-valid");
+  private track = el("div", "dlfb-run-track");
+  private percent = el("span");
   private bar = el("div", "dlfb-bar");
   private filled = el("div", "dlfb-bar-filled");
-  private when = el("span", "dlfb-run-when");
+  private reason = hook("div", "reason", "dlfb-run-reason");
+  private when = hook("span", "when", "dlfb-run-when");
   private warnings = hook("span", "warnings", "dlfb-run-warnings");
   private note = hook("span", "note", "dlfb-run-note");
   // One button pauses and resumes, so that it keeps the focus.
@@ -51,14 +53,13 @@ export class RunItem {
     this.bar.setAttribute("role", "progressbar");
     this.bar.ariaLabel = "steps done";
     const head = el("div", "dlfb-run-head");
-    head.append(this.opener, this.badge);
-    const words = el("div", "dlfb-run-words");
-    words.append(this.progress, this.facts);
+    head.append(this.opener, this.warnings, this.badge);
     const body = el("div", "dlfb-run-body");
-    body.append(words, this.curve.node);
+    body.append(this.facts, this.curve.node);
+    this.track.append(this.bar, this.percent);
     const foot = el("div", "dlfb-run-foot");
-    foot.append(this.when, this.warnings, this.note, this.pauser.node, this.stopper.node);
-    this.node.append(head, body, this.bar, foot);
+    foot.append(this.when, this.note, this.pauser.node, this.stopper.node);
+    this.node.append(head, body, this.reason, this.track, foot);
   }
 
   update(summary: RunSummary, asked: Asked | null, now_s: number): void {
@@ -70,14 +71,15 @@ export class RunItem {
     this.opener.ariaLabel = [row.name, row.state, row.progress].filter((text) => text !== "").join(", ");
     this.badge.dataset.state = row.state;
     setText(this.badge, row.state);
-    setText(this.progress, row.progress);
     this.say(row.facts);
-    setText(this.when, row.when);
+    setText(this.reason, row.reason);
+    setText(this.when, row.progress === "" ? row.when : row.progress);
     setText(this.warnings, row.warnings);
     this.warnings.hidden = row.warnings === "";
     this.warnings.title = row.warnings === "1" ? "1 warning" : `${row.warnings} warnings`;
-    this.bar.hidden = row.done === null;
+    this.track.hidden = row.done === null;
     if (row.done !== null) {
+      setText(this.percent, percent(row.done));
       this.bar.ariaValueNow = String(Math.floor(100 * row.done));
       this.bar.dataset.state = row.state;
       this.filled.style.width = `${100 * row.done}%`;
@@ -105,11 +107,9 @@ export class RunItem {
     if (this.facts.dataset.shown === key) return;
     this.facts.dataset.shown = key;
     this.facts.replaceChildren(
-      ...facts.map(({ name, value, beside }) => {
-        const line = el("div", "dlfb-fact");
-        line.append(el("span", "", `${name} `), el("b", "", value));
-        if (beside !== "") line.append(el("span", "dlfb-fact-beside", ` · ${beside}`));
-        return line;
+      ...facts.flatMap(({ name, value, isBaseline }) => {
+        const className = isBaseline ? "dlfb-fact-baseline" : "";
+        return [el("span", className, name), el("b", className, value)];
       }),
     );
   }

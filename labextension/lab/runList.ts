@@ -19,6 +19,7 @@ export class RunList extends Widget {
   private items = new Map<string, RunItem>();
   private note = hook("p", "note", "dlfb-note");
   private filter = hook("input", "filter", "dlfb-filter");
+  private filterRow = el("div", "dlfb-filter-row");
   private list = hook("ul", "runs", "dlfb-runs");
   private empty: HTMLElement;
   private absent: HTMLElement;
@@ -51,7 +52,8 @@ export class RunList extends Widget {
       const item = [...this.items.values()].find(({ node }) => node.contains(target as Node));
       if (item !== undefined) this.enterAt(item);
     });
-    this.node.append(this.note, this.filter, this.empty, this.absent, this.list, this.more, this.stores);
+    this.filterRow.append(this.filter);
+    this.node.append(this.note, this.filterRow, this.empty, this.absent, this.list, this.more, this.stores);
     model.changed.connect(() => {
       this.update();
     });
@@ -110,7 +112,7 @@ export class RunList extends Widget {
 
   /** Hides what the filter leaves out; returns how many are left. */
   private narrow(runs: readonly RunSummary[]): number {
-    this.filter.hidden = runs.length < FILTER_FROM && this.filter.value === "";
+    this.filterRow.hidden = runs.length < FILTER_FROM && this.filter.value === "";
     const words = this.filter.value.toLowerCase().split(/\s+/);
     let shown = 0;
     for (const { node, summary, opener } of this.items.values()) {

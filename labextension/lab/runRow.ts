@@ -1,6 +1,7 @@
 // What the panel says about a run, from the server's summary: words and numbers only, no DOM.
 
 import { ago, clock, count, duration, value } from "../core/format";
+import type { JsonFloat } from "../core/events";
 import { toNumber } from "../core/runState";
 import type { Action } from "../core/runStore";
 import type { RunSummary } from "./server";
@@ -8,22 +9,25 @@ import type { RunSummary } from "./server";
 const ENDED: readonly string[] = ["finished", "stopped", "failed"];
 /** A run on another machine says nothing of its life but by writing. */
 const SILENT_S = 300;
+const INTERRUPTED = "its kernel ended before the run did";
 
 export interface Fact {
   name: string;
   value: string;
-  /** the baseline's, "" where there is none */
-  beside: string;
+  /** of the baseline, to hold the one before against */
+  isBaseline: boolean;
 }
 
 export interface RunRow {
   name: string;
   /** running, paused, finished, stopped, failed, interrupted, compiling, waiting, reading */
   state: string;
-  /** 0 to 1 while the run goes on, else null */
+  /** 0 to 1 while the run goes on and has a plan, else null */
   done: number | null;
   progress: string;
   facts: Fact[];
+  /** why it is in its state, where that is not plain */
+  reason: string;
   when: string;
   warnings: string;
   actions: Action[];
@@ -72,13 +76,14 @@ export function rowOf(summary: RunSummary, now_s: number): RunRow {
   return {
     name: summary.name === "" ? summary.run : summary.name,
     state: stateOf(summary),
-    done: goesOn ? (share(summary) ?? 0) : null,
+    done: goesOn ? share(summary) : null,
     progress: goesOn && !summary.reading ? progressOf(summary) : "",
     facts: summary.reading ? [] : factsOf(summary),
+    reason: reasonOf(summary, now_s),
     when: whenOf(summary, goesOn, now_s),
     warnings: summary.warnings > 0 ? count(summary.warnings) : "",
     actions: actionsOf(summary),
-    title: titleOf(summary),
+    title: titleOf(summary, now_s),
   };
 }
 
@@ -87,62 +92,72 @@ export function factsOf(summary: RunSummary): Fact[] {
   const { best, scores } = summary;
   const [monitoredSplit, monitored] = splitColumn(best?.column ?? "");
   const split = [monitoredSplit, "valid", "train"].find((name) => name in scores) ?? Object.keys(scores).at(0) ?? "";
+  const main = monitored !== "" && monitored !== "loss" ? monitored : mainMetric(scores[split] ?? {});
   const facts: Fact[] = [];
-  const metric = monitored !== "" && monitored !== "loss" ? monitored : mainMetric(scores[split] ?? {});
-  const isBest = best !== null && monitored === metric;
-  if (metric !== "") {
-    const score = isBest ? best.value : toNumber(scores[split][metric]);
-    facts.push({ name: named(metric, split), value: value(score), beside: baselineOf(summary, split, metric) });
-  }
-  if (best !== null && !isBest) {
-    const beside = metric === "" ? baselineOf(summary, monitoredSplit, monitored) : "";
-    facts.push({ name: `best ${named(monitored, monitoredSplit)}`, value: value(best.value), beside });
+  if (main !== "" && main !== monitored) facts.push(...compared(summary, split, main, scores[split][main]));
+  if (best !== null) {
+    const [first, ...baseline] = compared(summary, monitoredSplit, monitored, best.value);
+    facts.push({ ...first, name: `best ${first.name}` }, ...(facts.length === 0 ? baseline : []));
   }
   if (split !== "test" && "test" in scores) {
-    const tested = metric !== "" && metric in scores.test ? metric : (Object.keys(scores.test).at(0) ?? "");
-    if (tested !== "") {
-      facts.push({ name: `test ${tested}`, value: value(toNumber(scores.test[tested])), beside: "" });
-    }
+    const tested = main in scores.test ? main : (Object.keys(scores.test).at(0) ?? "");
+    if (tested !== "") facts.push(fact(named(tested, "test"), scores.test[tested]));
   }
   const last = summary.curve.losses.at(-1);
-  if (facts.length === 0 && last !== undefined) {
-    facts.push({ name: "training loss", value: value(toNumber(last)), beside: "" });
+  if (facts.length === 0 && last !== undefined) facts.push(fact("training loss", last));
+  return facts;
+}
+
+function compared(summary: RunSummary, split: string, metric: string, score: JsonFloat): Fact[] {
+  const { baseline } = summary;
+  const facts = [fact(named(metric, split), score)];
+  if (baseline?.split === split && metric in baseline.metrics) {
+    facts.push({ ...fact(baseline.name, baseline.metrics[metric]), isBaseline: true });
   }
   return facts;
 }
 
+function fact(name: string, score: JsonFloat): Fact {
+  return { name, value: value(toNumber(score)), isBaseline: false };
+}
+
+function reasonOf(summary: RunSummary, now_s: number): string {
+  if (summary.reading) return "";
+  if (hasEnded(summary)) return summary.reason;
+  if (summary.life === "gone") return INTERRUPTED;
+  return summary.life === "elsewhere" ? `on another machine, heard ${ago(now_s - summary.updated_s)}` : summary.reason;
+}
+
 function progressOf(summary: RunSummary): string {
-  if (summary.state === "compiling") return "compiling the training program";
+  if (summary.step === 0 && summary.state === "compiling") return "compiling";
   if (summary.state === "waiting") return "about to start";
-  const done = share(summary);
-  const steps = `${count(summary.step)}${done === null ? "" : ` of ${count(summary.steps_total)}`} steps`;
-  return done === null ? steps : `${percent(done)} · ${steps}`;
+  const { step, steps_total } = summary;
+  return steps_total > 0 ? `${count(step)} of ${count(steps_total)} steps` : `${count(step)} steps`;
 }
 
 function whenOf(summary: RunSummary, goesOn: boolean, now_s: number): string {
-  if (goesOn && summary.life === "elsewhere") return `on another machine, heard ${ago(now_s - summary.updated_s)}`;
-  const elapsed_s = summary.elapsed_s;
-  if (goesOn) return elapsed_s > 0 ? `for ${clock(elapsed_s)}` : "";
+  if (goesOn) return "";
+  const { elapsed_s } = summary;
   const when = ago(now_s - summary.updated_s);
   return elapsed_s > 0 ? `${when}, took ${duration(elapsed_s)}` : when;
 }
 
-function titleOf(summary: RunSummary): string {
+function titleOf(summary: RunSummary, now_s: number): string {
   const versions = summary.versions_dlfb_lab === "" ? "" : `dlfb-lab ${summary.versions_dlfb_lab}`;
   return [
     summary.name,
-    summary.reason,
+    reasonOf(summary, now_s),
     [summary.model, summary.task, summary.device].filter((text) => text !== "").join(" · "),
-    startOf(summary),
+    timesOf(summary),
     [summary.run, versions].filter((text) => text !== "").join(" · "),
   ]
     .filter((text) => text !== "")
     .join("\n");
 }
 
-function startOf(summary: RunSummary): string {
-  const started_s = summary.started_s;
-  return Number.isFinite(started_s) ? `started ${new Date(1000 * started_s).toLocaleString("en-GB")}` : "";
+function timesOf({ started_s, elapsed_s }: RunSummary): string {
+  if (!Number.isFinite(started_s)) return "";
+  return `started ${new Date(1000 * started_s).toLocaleString("en-GB")}, trained ${clock(elapsed_s)}`;
 }
 
 function mainMetric(metrics: RunSummary["scores"][string]): string {
@@ -150,13 +165,7 @@ function mainMetric(metrics: RunSummary["scores"][string]): string {
 }
 
 function named(metric: string, split: string): string {
-  const said = metric === "loss" && split === "valid" ? "validation loss" : metric;
-  return split === "valid" || split === "" ? said : `${split} ${said}`;
-}
-
-function baselineOf({ baseline }: RunSummary, split: string, metric: string): string {
-  if (baseline?.split !== split || !(metric in baseline.metrics)) return "";
-  return `${baseline.name} ${value(toNumber(baseline.metrics[metric]))}`;
+  return split === "valid" || split === "" ? metric : `${split} ${metric}`;
 }
 
 function splitColumn(column: string): [split: string, metric: string] {

@@ -14,7 +14,7 @@ function historyOf(...answers: ReturnType<typeof devices>[]): DeviceHistory {
 }
 
 function said(figures: readonly Figure[] = []): string[][] {
-  return figures.map(({ name, value, missing }) => [name, value, missing]);
+  return figures.map(({ name, value, of, missing }) => [name, `${value} ${of}`.trim(), missing]);
 }
 
 test("the machine's figures are said with their wholes, a container's memory as such", () => {
@@ -22,7 +22,7 @@ test("the machine's figures are said with their wholes, a container's memory as 
   assert.equal(host?.about, "2 cores");
   assert.deepEqual(said(host.figures), [
     ["CPU", "50 %", ""],
-    ["Memory of the container", "2.0 of 8.0 GiB", ""],
+    ["Container memory", "2.0 of 8.0 GiB", ""],
     ["Disk", "32.0 of 64.0 GiB", ""],
   ]);
   assert.equal(historyOf(devices({ memory_total_bytes: null })).host()?.figures[1].value, "2.0 GiB");
@@ -86,7 +86,7 @@ test("an allocator without figures says why, and only runs that go on are asked"
 
 test("bytes and times gone by are written for people", () => {
   assert.deepEqual([0, 512, 2048, 1.5 * GiB, 300 * GiB].map(bytes), ["0 B", "512 B", "2.0 KiB", "1.5 GiB", "300 GiB"]);
-  assert.equal(bytesOf(0.05 * GiB, 80 * GiB), "0.1 of 80.0 GiB");
+  assert.equal(bytesOf(0.05 * GiB, 80 * GiB).join(" "), "0.1 of 80.0 GiB");
   assert.deepEqual([-5, 3, 40, 300, 7200, 86_400, 5e5].map(ago), [
     "just now",
     "just now",

@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { areaPath, linePath, lossCurves } from "../../labextension/core/sparkline";
-import { factsOf, isLive, rowOf } from "../../labextension/lab/runRow";
+import { factsOf, isLive, percent, rowOf } from "../../labextension/lab/runRow";
 import { statusOf } from "../../labextension/lab/statusText";
+import type { RunSummary } from "../../labextension/lab/server";
 import { NOW_S, running, summary } from "./summaries";
 
 test("a curve breaks where a value is missing, and a value alone is a dot", () => {
@@ -27,51 +28,53 @@ test("losses that fall by orders of magnitude are drawn logarithmically, others 
   assert.deepEqual(lossCurves({ steps: [0], losses: ["NaN"] }, none), { train: "", valid: "" });
 });
 
+function facts(changes: Partial<RunSummary>): string[] {
+  return factsOf(summary(changes)).map(({ name, value, isBaseline }) => `${isBaseline ? "  " : ""}${name} ${value}`);
+}
+
 test("a finished run says its main score beside the baseline's, and the best of what was monitored", () => {
+  assert.deepEqual(facts({}), ["accuracy 0.98", "  majority class 0.62", "best loss 0.123"]);
   const row = rowOf(summary(), NOW_S);
-  assert.deepEqual(row.facts, [
-    { name: "accuracy", value: "0.98", beside: "majority class 0.62" },
-    { name: "best validation loss", value: "0.123", beside: "" },
-  ]);
+  assert.deepEqual([row.state, row.done, row.progress, row.warnings, row.reason], ["finished", null, "", "", ""]);
   assert.equal(row.when, "2 min ago, took 30 s");
-  assert.deepEqual([row.state, row.done, row.progress, row.warnings], ["finished", null, "", ""]);
   assert.deepEqual(row.actions, []);
 });
 
 test("a monitored score is the main one, and the test's stands by itself", () => {
-  const best = { column: "valid/auc", value: 0.995, step: 800 };
-  const scores = { valid: { loss: 0.13, accuracy: 0.98, auc: 0.99 }, test: { loss: 0.2, auc: 0.97 } };
-  assert.deepEqual(factsOf(summary({ best, scores })), [
-    { name: "auc", value: "0.995", beside: "" },
-    { name: "test auc", value: "0.97", beside: "" },
-  ]);
+  const best = { column: "valid/accuracy", value: 0.995, step: 800 };
+  const scores = { valid: { loss: 0.13, accuracy: 0.98 }, test: { loss: 0.2, accuracy: 0.97 } };
+  assert.deepEqual(facts({ best, scores }), ["best accuracy 0.995", "  majority class 0.62", "test accuracy 0.97"]);
+});
+
+test("the baseline stands beside the score of its own part of the data, and no other", () => {
+  const best = { column: "train/loss", value: 0.1, step: 9 };
+  assert.deepEqual(facts({ best, scores: { train: { loss: 0.1 } } }), ["best train loss 0.1"]);
+  const baseline = { name: "mean", split: "train", metrics: { loss: 2 } };
+  assert.deepEqual(facts({ best, baseline, scores: { train: { loss: 0.1 } } }), ["best train loss 0.1", "  mean 2"]);
 });
 
 test("without validation data there is still something to say", () => {
   const bare = { best: null, baseline: null };
-  assert.deepEqual(factsOf(summary({ ...bare, scores: {} })), [{ name: "training loss", value: "0.1", beside: "" }]);
-  assert.deepEqual(factsOf(summary({ ...bare, scores: { test: { loss: 2, r2: "NaN" } } })), [
-    { name: "test r2", value: "NaN", beside: "" },
-  ]);
-  assert.deepEqual(factsOf(summary({ ...bare, scores: {}, curve: { steps: [], losses: [] } })), []);
+  assert.deepEqual(facts({ ...bare, scores: {} }), ["training loss 0.1"]);
+  assert.deepEqual(facts({ ...bare, scores: { test: { loss: 2, r2: "NaN" } } }), ["test r2 NaN"]);
+  assert.deepEqual(facts({ ...bare, scores: {}, curve: { steps: [], losses: [] } }), []);
 });
 
 test("a run that goes on has progress and buttons", () => {
   const row = rowOf(running({ warnings: 2 }), NOW_S);
-  assert.equal(row.progress, "43 % · 439 of 1,000 steps");
-  assert.equal(row.done, 0.439);
+  assert.deepEqual([row.progress, row.done, row.warnings], ["439 of 1,000 steps", 0.439, "2"]);
   assert.deepEqual(row.actions, ["pause", "stop"]);
-  assert.equal(row.when, "for 30 s");
-  assert.equal(row.warnings, "2");
   assert.deepEqual(rowOf(running({ state: "paused" }), NOW_S).actions, ["resume", "stop"]);
-  assert.equal(rowOf(running({ state: "compiling" }), NOW_S).progress, "compiling the training program");
-  assert.equal(rowOf(running({ step: 1000, steps_total: 0 }), NOW_S).progress, "1,000 steps");
-  assert.equal(rowOf(running({ step: 9999, steps_total: 10_000 }), NOW_S).progress, "99 % · 9,999 of 10,000 steps");
+  assert.equal(rowOf(running({ state: "compiling", step: 0 }), NOW_S).progress, "compiling");
+  const planless = rowOf(running({ step: 1000, steps_total: 0 }), NOW_S);
+  assert.deepEqual([planless.progress, planless.done], ["1,000 steps", null]);
+  assert.equal(percent(0.9999), "99 %");
 });
 
 test("a run whose kernel is gone was interrupted, and takes no requests", () => {
   const row = rowOf(running({ life: "gone" }), NOW_S);
   assert.deepEqual([row.state, row.done, row.progress, row.when], ["interrupted", null, "", "just now, took 30 s"]);
+  assert.equal(row.reason, "its kernel ended before the run did");
   assert.deepEqual(row.actions, []);
   assert.ok(!isLive(running({ life: "gone" }), NOW_S));
 });
@@ -80,7 +83,7 @@ test("a run on another machine counts as long as it is heard", () => {
   const far = running({ life: "elsewhere", updated_s: NOW_S - 200 });
   assert.ok(isLive(far, NOW_S));
   assert.ok(!isLive({ ...far, updated_s: NOW_S - 400 }, NOW_S));
-  assert.equal(rowOf(far, NOW_S).when, "on another machine, heard 3 min ago");
+  assert.equal(rowOf(far, NOW_S).reason, "on another machine, heard 3 min ago");
 });
 
 test("a run of which only the name is known says no more", () => {
@@ -100,5 +103,5 @@ test("the status bar names the newest run that goes on, and counts them", () => 
   ];
   const status = statusOf(several, NOW_S);
   assert.equal(status?.text, "xor 43 % · 2 running, 1 paused");
-  assert.match(status.title, /^iris paused at 43 % .*\nxor 43 % .*\nmoons compiling/);
+  assert.match(status.title, /^iris paused at 43 % .*\nxor 43 % \(439 of 1,000 steps\)\nmoons compiling/);
 });
