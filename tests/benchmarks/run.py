@@ -17,6 +17,7 @@ from typing import Any
 
 import importing
 import journals
+import live
 import machine
 import throughput
 import toy
@@ -27,6 +28,7 @@ OTHERS: dict[str, tuple[Callable[[int], dict[str, Any]], Callable[[dict[str, Any
     "toy": (toy.measure, toy.lines),
     "import": (importing.measure, importing.lines),
     "journal": (journals.measure, journals.lines),
+    "live": (live.measure, live.lines),
 }
 
 
