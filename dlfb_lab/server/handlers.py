@@ -1,0 +1,149 @@
+"""The routes of the server extension. Whatever may wait for a disk does so in a thread of a small pool."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from tornado import web
+
+from dlfb_lab.server.errors import Refusal
+from dlfb_lab.server.service import Service
+
+P = ParamSpec("P")
+
+
+class Route(APIHandler):
+    """What all routes have in common: who may ask, where the work is done, and how errors are told."""
+
+    auth_resource = "dlfb_lab"
+    # A panel that asks each second must not keep a server alive that is else idle.
+    _track_activity = False
+
+    def initialize(self, service: Service) -> None:
+        """Takes what the routes share."""
+        self.service = service
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Lets nobody in who is not known, whatever the method."""
+        await super().prepare()
+        if not self.current_user and self.request.method != "OPTIONS":
+            raise web.HTTPError(403)
+
+    def compute_etag(self) -> None:
+        """Makes none: answers are not kept."""
+
+    async def send(self, make: Callable[P, bytes], *given: P.args, **named: P.kwargs) -> None:
+        """Answers with what a function returns, which is called in a thread."""
+        try:
+            text = await asyncio.get_running_loop().run_in_executor(self.service.pool, lambda: make(*given, **named))
+        except Refusal as refusal:
+            raise web.HTTPError(refusal.status) from refusal
+        self.finish(text)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answers with a message for people and a word for programs."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        refusal = error.__cause__ if error is not None else None
+        if isinstance(refusal, Refusal):
+            code, message = refusal.code, refusal.message
+        else:
+            code, message = ERRORS.get(status_code, ERRORS[400 if status_code < 500 else 500])
+        self.finish(json.dumps({"message": message, "code": code}))
+
+
+ERRORS = {
+    400: ("bad_request", "The Jupyter server could not make sense of the request."),
+    401: ("forbidden", "You are not logged in to the Jupyter server. Reload the page."),
+    403: (
+        "forbidden",
+        "The Jupyter server does not allow it. Reload the page, and log in again if that does not help.",
+    ),
+    404: ("not_found", "There is nothing at this address."),
+    405: ("not_allowed", "This address does not take such a request."),
+    500: ("internal", "Something went wrong in the Jupyter server; its log says what."),
+}
+
+
+class Runs(Route):
+    """The newest runs of all stores."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Lists them."""
+        await self.send(self.service.runs)
+
+
+class Events(Route):
+    """The events of one run."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, store: str, run: str) -> None:
+        """Hands out those after a cursor."""
+        await self.send(self.service.events, store, run, self.get_query_argument("after", ""))
+
+
+class Requests(Route):
+    """What is asked of one run."""
+
+    _track_activity = True
+
+    @web.authenticated
+    @authorized
+    async def post(self, store: str, run: str) -> None:
+        """Passes a request on."""
+        await self.send(self.service.request, store, run, self.request.body)
+
+
+class Store(Route):
+    """One store."""
+
+    _track_activity = True
+
+    @web.authenticated
+    @authorized
+    async def delete(self, store: str) -> None:
+        """Takes it out of the register."""
+        await self.send(self.service.forget, store)
+
+
+class Devices(Route):
+    """What the machine is doing."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Hands out the samples after a number; nothing here waits, so it needs no thread."""
+        self.finish(self.service.devices(self.get_query_argument("after", "")))
+
+
+class Nowhere(Route):
+    """Every other address."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Says so."""
+        raise web.HTTPError(404)
+
+
+def routes(base_url: str, service: Service) -> list[tuple[str, type[Route], dict[str, Service]]]:
+    """Returns the addresses, and what answers there."""
+    name = "([^/]+)"
+    found: dict[str, type[Route]] = {
+        "runs": Runs,
+        f"runs/{name}/{name}": Events,
+        f"runs/{name}/{name}/requests": Requests,
+        f"stores/{name}": Store,
+        "devices": Devices,
+        ".*": Nowhere,
+    }
+    base = re.escape(base_url if base_url.endswith("/") else f"{base_url}/")
+    return [(f"{base}dlfb-lab/{pattern}", route, {"service": service}) for pattern, route in found.items()]

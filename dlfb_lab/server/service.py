@@ -1,0 +1,97 @@
+"""What the routes of the server extension answer, apart from HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+from dlfb_lab import inbox, register
+from dlfb_lab.devices.sampler import Sampler
+from dlfb_lab.events import ENDED
+from dlfb_lab.server import feed
+from dlfb_lab.server.answers import answer, items
+from dlfb_lab.server.errors import Refusal, shown
+from dlfb_lab.server.folders import STORE, Stores
+from dlfb_lab.server.listing import Listing
+from dlfb_lab.server.rows import Pulse
+
+THREADS = 4
+MOST_BODY_BYTES = 10_000
+
+
+class Service:
+    """What is known of runs and devices, shared by all who ask."""
+
+    def __init__(self, disk_path: Path) -> None:
+        """Prepares to answer; no thread is started before somebody asks.
+
+        Args:
+            disk_path: a folder on the disk whose room is of interest.
+        """
+        self.stores = Stores()
+        self.listing = Listing(self.stores)
+        self.sampler = Sampler(disk_path)
+        self.pool = ThreadPoolExecutor(THREADS, "dlfb-server")
+        self.pulse: Callable[[Path], Pulse] = lru_cache(maxsize=500)(Pulse)
+
+    def runs(self) -> bytes:
+        """Answers with the newest runs of all stores."""
+        beside, runs = self.listing.answer()
+        return answer(beside, runs=runs)
+
+    def events(self, store: str, run: str, after: str) -> bytes:
+        """Answers with what happened to a run after a cursor."""
+        folder = self.stores.run(store, run)
+        read = feed.read(folder, after)
+        events = items(read.pop("events"))
+        return answer({"run": run, "life": self.pulse(folder).life(), **read}, events=events)
+
+    def request(self, store: str, run: str, body: bytes) -> bytes:
+        """Leaves a request in a run's folder."""
+        try:
+            action = json.loads(body)["action"] if len(body) <= MOST_BODY_BYTES else None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            action = None
+        if action not in inbox.ACTIONS:
+            known = ", ".join(inbox.ACTIONS)
+            raise Refusal(400, "bad_action", f"A run can be asked to {known}, and to nothing else.")
+        folder = self.stores.run(store, run)
+        state = self.listing.state(folder)
+        if state in ENDED:
+            how = "it was stopped" if state == "stopped" else f"it has {state}"
+            raise Refusal(409, "over", f"The run is over: {how}.")
+        if self.pulse(folder).life() == "gone":
+            raise Refusal(409, "over", "The run is over: its kernel has ended.")
+        try:
+            inbox.ask(folder, action)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            message = f"The request could not be left in the run's folder {folder} ({reason})."
+            raise Refusal(409, "not_written", message) from error
+        return answer({"action": action})
+
+    def forget(self, store: str) -> bytes:
+        """Takes a store out of the register, if its folder is gone."""
+        if not STORE.fullmatch(store):
+            raise Refusal(400, "bad_name", f"“{shown(store)}” names no store.")
+        path = register.stores().get(store)
+        if path is None:
+            raise Refusal(404, "no_store", "This folder of runs is not in the list (any more).")
+        if os.path.lexists(path):
+            raise Refusal(409, "still_there", f"The folder {path} is there, so its runs stay in the list.")
+        register.forget(store)
+        return answer({"store": store})
+
+    def devices(self, after: str) -> bytes:
+        """Answers with what the machine has been doing since a number; waits for nothing."""
+        return answer(self.sampler.since(int(after) if re.fullmatch("[0-9]{1,16}", after) else None))
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.sampler.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
