@@ -1,8 +1,23 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_register(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps the stores of tests, and of the kernels and servers that they start, out of the user's register."""
+    before = os.environ.get("DLFB_REGISTER")
+    folder = tmp_path_factory.mktemp("register")
+    os.environ["DLFB_REGISTER"] = str(folder)
+    yield folder
+    del os.environ["DLFB_REGISTER"]
+    if before is not None:
+        os.environ["DLFB_REGISTER"] = before
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
