@@ -17,7 +17,7 @@ export interface RunRef {
 /** What a feed needs of the server. */
 export type RunSource = Pick<Server, "events" | "control">;
 
-const EVERY_MS = { running: 200, paused: 1000, over: 5000, most: 10_000 };
+const EVERY_MS = { first: 2000, running: 200, paused: 1000, over: 5000, most: 10_000 };
 /** An answer that takes longer than this is spoken of; the first one sooner, as there is nothing to see yet. */
 const SLOW_MS = 10_000;
 const SLOW_AT_FIRST_MS = 1000;
@@ -25,6 +25,7 @@ const SLOW_AT_FIRST_MS = 1000;
 const OLD_S = 2;
 
 const LABELS: Record<Action, string> = { pause: "Pause", resume: "Resume", stop: "Stop" };
+const ACTIONS = Object.keys(LABELS);
 const DELETED = "The journal of this run was deleted while it was shown; what had been drawn is still here.";
 const READING = "The run's journal is being read.";
 const SLOW = "The Jupyter server takes long to answer; still waiting.";
@@ -52,7 +53,7 @@ export class RunFeed {
         this.cursor = "";
       },
     });
-    this.store.offer(name, Object.keys(LABELS));
+    this.store.offer(name, ACTIONS);
     this.poll = new Poll({
       name: `dlfb-lab:${ref.run}`,
       auto: false,
@@ -60,7 +61,7 @@ export class RunFeed {
       standby: "when-hidden",
       linger: 0,
     });
-    this.poll.frequency = { backoff: true, interval: EVERY_MS.running, max: EVERY_MS.most };
+    this.poll.frequency = { backoff: true, interval: EVERY_MS.first, max: EVERY_MS.most };
   }
 
   /** Reads on until the returned function is called by everybody who watches. */
@@ -108,11 +109,14 @@ export class RunFeed {
 
   private take(answer: EventsAnswer): void {
     const { store } = this;
+    const { known } = this;
     this.cursor = answer.next;
     this.known = true;
     this.failure = null;
     if (answer.reset) store.replace(answer.events, answer.events.length, heardAt(answer));
     else store.extend(answer.events, performance.now());
+    // What the journal calls the run, and no longer what an output says.
+    if (!known && store.state.plan !== null) store.offer(store.state.plan.name, ACTIONS);
     store.setLife(answer.life);
     store.say("server", null);
     store.say("journal", answer.note || null);

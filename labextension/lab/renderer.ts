@@ -100,7 +100,7 @@ export class RunOutput extends Panel implements IRenderMime.IRenderer {
       dashboard.toggleClass("dlfb-asking", !feed.known && feed.store.notes.length === 0);
       dashboard.setHidden(failure !== null);
       if (failure === null) this.comeBack();
-      else this.giveWay(reasonOf(failure));
+      else this.giveWay(reasonOf(failure), failure.code !== "absent");
     };
     this.keepTrying = () => {
       this.tryOn(feed);
@@ -109,11 +109,11 @@ export class RunOutput extends Panel implements IRenderMime.IRenderer {
     arrange();
   }
 
-  private giveWay(reason: Reason): void {
+  private giveWay(reason: Reason, mayCome = false): void {
     if (this.handOver === null && this.model !== null) {
       this.handOver = new HandOver(this.host, this.model);
       this.addWidget(this.handOver);
-      this.keepTrying?.();
+      if (mayCome) this.keepTrying?.();
     }
     this.handOver?.explain(reason);
   }
