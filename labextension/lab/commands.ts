@@ -125,12 +125,14 @@ async function pick({ runs }: RunsModel): Promise<RunSummary | null> {
   });
   const { value } = await InputDialog.getItem({
     title: "Open a run",
-    label: runs.length === 0 ? "There are no runs yet." : "Name, state, and id; type to narrow the list.",
-    items,
+    label: runs.length === 0 ? "There are no runs yet." : "Its name or its id; typing narrows the list.",
+    // The dialog fills in the first item; an empty one leaves room to type.
+    items: ["", ...items],
     editable: true,
     okLabel: "Open",
   });
   const chosen = value?.trim() ?? "";
+  if (chosen === "") return null;
   return runs.find(({ run, name }, i) => [items[i], run, name].includes(chosen)) ?? null;
 }
 

@@ -37,6 +37,11 @@ export class DeviceView extends Widget {
     devices.changed.connect(() => {
       this.update();
     });
+    runs.changed.connect(() => {
+      // Where the server had no dlfb_lab nobody asked on; now it may have.
+      if (devices.problem !== "" && runs.problem === null && this.isVisible) devices.watch(true);
+      this.update();
+    });
   }
 
   protected override onAfterAttach(message: Message): void {
@@ -65,7 +70,8 @@ export class DeviceView extends Widget {
     const { history, problem } = this.devices;
     setText(this.note, problem);
     this.note.hidden = problem === "";
-    setText(this.noGpus, history.answer?.no_gpus ?? "");
+    const noGpus = history.answer?.no_gpus ?? "";
+    setText(this.noGpus, noGpus === "" ? "" : `GPU: ${noGpus}`);
     const host = history.host();
     const gpus = history.gpus();
     const devices = host === null ? gpus : [...gpus, host];

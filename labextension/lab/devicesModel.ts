@@ -5,10 +5,10 @@ import { Signal, type ISignal } from "@lumino/signaling";
 
 import { DeviceHistory } from "./deviceFigures";
 import { MOST_MS } from "./runsModel";
-import type { Server } from "./server";
+import { ServerError, type Server } from "./server";
 
 export class DevicesModel {
-  readonly history = new DeviceHistory();
+  history = new DeviceHistory();
   /** why the last question had no answer; empty when it had */
   problem = "";
   private signal = new Signal<this, void>(this);
@@ -43,6 +43,10 @@ export class DevicesModel {
       this.problem = "";
     } catch (error) {
       this.problem = error instanceof Error ? error.message : String(error);
+      if (error instanceof ServerError && error.code === "absent") {
+        this.history = new DeviceHistory();
+        void this.poll.stop();
+      }
       throw error;
     } finally {
       this.signal.emit();

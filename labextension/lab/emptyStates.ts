@@ -46,6 +46,8 @@ function copyable(text: string): HTMLElement {
       copy.textContent = "Copy";
     }, COPIED_MS);
   });
-  node.append(el("pre", "", text), copy);
+  const lines = el("pre");
+  lines.append(...text.split("\n").map((line) => el("span", "", line)));
+  node.append(lines, copy);
   return node;
 }

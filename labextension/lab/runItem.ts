@@ -33,7 +33,7 @@ export class RunItem {
   private reason = hook("div", "reason", "dlfb-run-reason");
   private when = hook("span", "when", "dlfb-run-when");
   private warnings = hook("span", "warnings", "dlfb-run-warnings");
-  private note = hook("span", "note", "dlfb-run-note");
+  private refusal = hook("div", "refusal", "dlfb-refusal");
   // One button pauses and resumes, so that it keeps the focus.
   private pauser = new ActionButton(this);
   private stopper = new ActionButton(this);
@@ -48,7 +48,7 @@ export class RunItem {
     this.opener.addEventListener("click", () => {
       hooks.open(this.summary);
     });
-    this.note.setAttribute("role", "status");
+    this.refusal.setAttribute("role", "status");
     this.bar.append(this.filled);
     this.bar.setAttribute("role", "progressbar");
     this.bar.ariaLabel = "steps done";
@@ -58,8 +58,8 @@ export class RunItem {
     body.append(this.facts, this.curve.node);
     this.track.append(this.bar, this.percent);
     const foot = el("div", "dlfb-run-foot");
-    foot.append(this.when, this.note, this.pauser.node, this.stopper.node);
-    this.node.append(head, body, this.reason, this.track, foot);
+    foot.append(this.when, this.pauser.node, this.stopper.node);
+    this.node.append(head, body, this.reason, this.track, foot, this.refusal);
   }
 
   update(summary: RunSummary, asked: Asked | null, now_s: number): void {
@@ -73,7 +73,6 @@ export class RunItem {
     setText(this.badge, row.state);
     this.say(row.facts);
     setText(this.reason, row.reason);
-    setText(this.when, row.progress === "" ? row.when : row.progress);
     setText(this.warnings, row.warnings);
     this.warnings.hidden = row.warnings === "";
     this.warnings.title = row.warnings === "1" ? "1 warning" : `${row.warnings} warnings`;
@@ -88,8 +87,8 @@ export class RunItem {
     const pending = asked?.action ?? null;
     this.pauser.show(first, pending);
     this.stopper.show(second, pending);
-    setText(this.note, pending === null ? (asked?.refusal ?? "") : PENDING[pending]);
-    this.note.dataset.refused = String(pending === null);
+    setText(this.when, pending !== null ? PENDING[pending] : row.progress || row.when);
+    setText(this.refusal, asked?.refusal ?? "");
     this.draw(summary);
   }
 

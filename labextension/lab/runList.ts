@@ -66,15 +66,13 @@ export class RunList extends Widget {
 
   protected override onUpdateRequest(): void {
     if (!this.isVisible) return;
-    const { answer, problem, runs } = this.model;
-    const isAbsent = problem?.code === "absent";
+    const { answer, problem, runs, isAbsent } = this.model;
     const version = answer === null ? "" : disagreement(answer);
     setText(this.note, isAbsent ? "" : (problem?.message ?? version));
     this.note.hidden = this.note.textContent === "";
     this.absent.hidden = !isAbsent;
     this.empty.hidden = isAbsent || answer === null || runs.length > 0;
     this.node.ariaBusy = String(answer === null && problem === null);
-    this.list.hidden = isAbsent;
     this.arrange(runs);
     const shown = this.narrow(runs);
     const more = [

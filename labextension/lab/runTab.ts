@@ -24,30 +24,23 @@ export function tabId({ store, run }: RunRef): string {
 }
 
 export class RunView extends Widget {
-  private feed: RunFeed;
-  private releaseFeed: () => void;
-  private unsubscribe: () => void;
+  private feed!: RunFeed;
+  private release: (() => void) | null = null;
   private unmount: (() => void) | null = null;
   private dashboard = el("div", "dlfb-host");
   private gone = hook("div", "gone", "dlfb-nothing");
 
   constructor(
-    feeds: RunFeeds,
+    private feeds: RunFeeds,
     readonly ref: RunRef,
     private givenName: string,
   ) {
     super();
-    const { feed, release } = feeds.take(ref, givenName);
-    this.feed = feed;
-    this.releaseFeed = release;
     this.addClass("dlfb-tab");
     this.title.icon = runsIcon;
     this.gone.setAttribute("role", "status");
     this.node.append(this.dashboard, this.gone);
-    this.unsubscribe = feed.store.subscribe(() => {
-      this.update();
-    });
-    this.onUpdateRequest();
+    this.take();
   }
 
   get name(): string {
@@ -56,19 +49,17 @@ export class RunView extends Widget {
 
   override dispose(): void {
     if (this.isDisposed) return;
-    this.unsubscribe();
     super.dispose();
-    this.releaseFeed();
+    this.release?.();
   }
 
   protected override onAfterAttach(message: Message): void {
     super.onAfterAttach(message);
-    this.unmount ??= mountRun(this.dashboard, this.feed);
+    this.mount();
   }
 
   protected override onBeforeDetach(message: Message): void {
-    this.unmount?.();
-    this.unmount = null;
+    this.rest();
     super.onBeforeDetach(message);
   }
 
@@ -78,13 +69,42 @@ export class RunView extends Widget {
     this.title.caption = `Training run ${this.ref.run}`;
     const isGone = !known && failure !== null && GONE.includes(failure.code);
     this.gone.hidden = !isGone;
-    // Not hidden: the dashboard reads on while it is on the screen, and so the run can come back.
-    this.dashboard.classList.toggle("dlfb-host-gone", isGone);
     if (!isGone) return;
+    this.rest();
+    const again = el("button", "dlfb-button", "Look again");
+    again.type = "button";
+    again.addEventListener("click", () => {
+      this.take();
+      this.mount();
+    });
     this.gone.replaceChildren(
       el("p", "dlfb-nothing-title", `The run ${this.name} is not there any more`),
-      el("p", "", failure.message),
-      el("p", "", `It was ${this.ref.run}. If its folder comes back, it shows up here.`),
+      el("p", "", `${failure.message} (${this.ref.run})`),
+      again,
     );
+  }
+
+  /** A feed that found nothing asks no more; looking again takes another. */
+  private take(): void {
+    this.release?.();
+    const { feed, release } = this.feeds.take(this.ref, this.givenName);
+    const unsubscribe = feed.store.subscribe(() => {
+      this.update();
+    });
+    this.feed = feed;
+    this.release = (): void => {
+      unsubscribe();
+      release();
+    };
+    this.onUpdateRequest();
+  }
+
+  private mount(): void {
+    this.unmount ??= mountRun(this.dashboard, this.feed);
+  }
+
+  private rest(): void {
+    this.unmount?.();
+    this.unmount = null;
   }
 }

@@ -54,6 +54,11 @@ export class RunsModel {
     return this.runs.filter((run) => isLive(run, now_s));
   }
 
+  /** Whether the server has no dlfb_lab. */
+  get isAbsent(): boolean {
+    return this.problem?.code === "absent";
+  }
+
   find(store: string, run: string): RunSummary | null {
     return this.runs.find((summary) => summary.store === store && summary.run === run) ?? null;
   }
@@ -115,13 +120,14 @@ export class RunsModel {
       this.problem = null;
       this.settle();
     } catch (error) {
-      this.problem = error instanceof ServerError ? error : new ServerError(0, "unreachable", said(error));
+      this.problem = error instanceof ServerError ? error : new ServerError(0, "unreadable", said(error));
+      if (this.isAbsent) this.answer = null;
       throw error;
     } finally {
       this.pace();
       this.signal.emit();
       // Nobody is there to answer: asking on would only fill the log. Opening the panel asks anew.
-      if (this.problem?.code === "absent") void this.poll.stop();
+      if (this.isAbsent) void this.poll.stop();
     }
   }
 
