@@ -1,0 +1,93 @@
+"""Journals for the tests of the server, written line by line as a kernel would have left them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlfb_lab import journal
+from dlfb_lab.events import Evaluation, Event, Losses, RunStarted, Status, to_json
+
+STARTED = RunStarted(
+    step=0,
+    time_s=1_700_000_000.0,
+    run_id="r",
+    name="mlp",
+    task="regression",
+    task_sentence="one number",
+    classes=[],
+    model="MLP",
+    model_kind="linen",
+    parameter_count=10,
+    steps_total=100,
+    steps_per_epoch=10,
+    batch_size=4,
+    evaluations_total=5,
+    monitor="valid/loss",
+    monitor_mode="min",
+    rows={"train": 40},
+    split_hash="",
+    settings={},
+    versions={"dlfb_lab": "0.1.0"},
+    device="cpu",
+)
+
+
+def losses(first: int, values: Iterable[float], **given: Any) -> Losses:
+    block = np.asarray(list(values), np.float32)
+    step = first + len(block)
+    times = {"time_s": STARTED.time_s + step, "duration_s": 0.01 * len(block), "dispatches": 2}
+    return Losses(step=step, first_step=first, losses=block, **(times | given))
+
+
+def evaluation(step: int, loss: float = 0.5, **given: Any) -> Evaluation:
+    fields = {"split": "valid", "metrics": {"loss": loss}, "rows": 10, "duration_s": 0.1}
+    return Evaluation(step=step, time_s=STARTED.time_s + step, **(fields | given))
+
+
+def status(step: int, state: Any, **given: Any) -> Status:
+    return Status(step=step, time_s=STARTED.time_s + step, state=state, **given)
+
+
+def story(name: str = "mlp", steps: int = 20) -> list[Event]:
+    """A run that finished."""
+    return [
+        replace(STARTED, name=name),
+        status(0, "running"),
+        losses(0, np.linspace(1, 0.5, steps)),
+        evaluation(steps),
+        status(steps, "finished"),
+    ]
+
+
+def line(event: Event) -> bytes:
+    return json.dumps(to_json(event), allow_nan=False).encode() + b"\n"
+
+
+def lines(events: Iterable[Event]) -> bytes:
+    return b"".join(map(line, events))
+
+
+def write(store: Path, name: str = "mlp", events: Iterable[Event] | None = None, text: bytes | None = None) -> Path:
+    """Makes a run's folder and its journal."""
+    kept = journal.create(store, name)
+    kept.close()
+    whole = lines(story(name) if events is None else events) if text is None else text
+    (kept.path / journal.EVENTS).write_bytes(whole)
+    return kept.path
+
+
+def add(run: Path, *events: Event) -> None:
+    with open(run / journal.EVENTS, "ab") as file:
+        file.write(lines(events))
+
+
+def write_tail(run: Path, event: Event, follows: int | None = None) -> None:
+    size = (run / journal.EVENTS).stat().st_size
+    values = {"follows": size if follows is None else follows, "event": to_json(event)}
+    (run / journal.TAIL).write_bytes(json.dumps(values).encode() + b"\n")

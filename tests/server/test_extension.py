@@ -1,0 +1,106 @@
+"""That a Jupyter server takes the extension up, and what that costs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dlfb_lab
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "pandas", "sklearn", "matplotlib", "scipy"}
+UNNEEDED = {"IPython", "ipywidgets", "anywidget", "pynvml"}
+
+
+def test_a_server_that_finds_the_configuration_enables_the_extension(tmp_path: Path) -> None:
+    place = tmp_path / "jupyter_server_config.d"
+    place.mkdir()
+    text = (ROOT / "jupyter-config" / "server-config" / "dlfb_lab.json").read_text()
+    (place / "dlfb_lab.json").write_text(text)
+    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_NO_CONFIG": "", "NO_COLOR": "1"}
+    code = "from jupyter_server.extension.serverextension import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "list"], env=environment, capture_output=True, text=True, check=True
+    )
+    said = done.stdout + done.stderr
+    ours = [line for line in said.splitlines() if "dlfb_lab" in line]
+    assert any("enabled" in line for line in ours), said
+    assert any("OK" in line for line in ours), said
+
+
+def test_loading_it_imports_nothing_heavy_and_starts_no_thread() -> None:
+    code = """
+import json, sys, threading
+import dlfb_lab
+(point,) = dlfb_lab._jupyter_server_extension_points()
+module = __import__(point["module"], fromlist=["_load_jupyter_server_extension"])
+assert not [name for name in sys.modules if name.startswith("jupyter_server")], "only a server needs it"
+
+class Server:
+    root_dir, base_url, said = ".", "/", []
+    class web_app:
+        added = []
+        @classmethod
+        def add_handlers(cls, host, routes):
+            cls.added += routes
+    class log:
+        @staticmethod
+        def info(text):
+            Server.said.append(text)
+
+module._load_jupyter_server_extension(Server)
+print(json.dumps({
+    "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+    "routes": len(Server.web_app.added),
+    "said": Server.said,
+    "threads": threading.active_count(),
+}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert set(told["modules"]) & (HEAVY | UNNEEDED) == set()
+    assert told["routes"] >= 5
+    assert told["threads"] == 1
+    (said,) = told["said"]
+    assert dlfb_lab.__version__ in said
+
+
+async def test_answering_imports_nothing_heavy_either(tmp_path: Path, run: Path) -> None:
+    code = """
+import json, sys
+from pathlib import Path
+from dlfb_lab.server.service import Service
+service = Service(Path("."))
+runs = json.loads(service.runs())["runs"]
+(row,) = runs
+service.events(row["store"], row["run"], "")
+service.devices("")
+service.close()
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) & (HEAVY | UNNEEDED - {"pynvml"}) == set()
+
+
+def test_jupyterlab_is_told_where_its_half_is() -> None:
+    assert dlfb_lab._jupyter_labextension_paths() == [{"src": "labextension", "dest": "dlfb-lab"}]
+
+
+async def test_when_the_server_stops_so_do_the_threads(
+    ask: Any, closings: list[Callable[[], None]], run: Path
+) -> None:
+    await ask("devices")
+    await ask("runs")
+    assert any(thread.name == "dlfb-devices" for thread in threading.enumerate())
+    (close,) = closings
+    close()
+    left = [thread for thread in threading.enumerate() if thread.name.startswith("dlfb-")]
+    for thread in left:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in left)
