@@ -104,8 +104,6 @@ export class RunList extends Widget {
       else this.list.insertBefore(item.node, next);
       item.update(run, this.model.askedOf(run), now_s);
     }
-    const first = this.list.querySelector<HTMLButtonElement>(".dlfb-run-name");
-    if (first !== null && this.list.querySelector('.dlfb-run-name[tabindex="0"]') === null) first.tabIndex = 0;
   }
 
   /** Hides what the filter leaves out; returns how many are left. */
@@ -119,12 +117,18 @@ export class RunList extends Widget {
       node.hidden = !fits;
       if (fits) shown++;
     }
+    const openers = this.openers();
+    if (openers.length > 0 && openers.every(({ tabIndex }) => tabIndex !== 0)) openers[0].tabIndex = 0;
     return shown;
+  }
+
+  private openers(): HTMLButtonElement[] {
+    return [...this.list.querySelectorAll<HTMLButtonElement>(".dlfb-run:not([hidden]) .dlfb-run-name")];
   }
 
   /** One stop of the tab key for the list, and arrows inside it. */
   private move(event: KeyboardEvent): void {
-    const openers = [...this.list.querySelectorAll<HTMLButtonElement>(".dlfb-run:not([hidden]) .dlfb-run-name")];
+    const openers = this.openers();
     const at = openers.findIndex((opener) => opener.closest(".dlfb-run")?.contains(event.target as Node) === true);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: openers.length - 1 }[event.key];
     if (to === undefined || at < 0) return;

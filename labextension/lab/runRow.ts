@@ -1,6 +1,6 @@
 // What the panel says about a run, from the server's summary: words and numbers only, no DOM.
 
-import { ago, clock, count, duration, value } from "../core/format";
+import { ago, clock, count, duration, tick, value } from "../core/format";
 import type { JsonFloat } from "../core/events";
 import { toNumber } from "../core/runState";
 import type { Action } from "../core/runStore";
@@ -9,6 +9,8 @@ import type { RunSummary } from "./server";
 const ENDED: readonly string[] = ["finished", "stopped", "failed"];
 /** A run on another machine says nothing of its life but by writing. */
 const SILENT_S = 300;
+/** A plan of so many steps is written short. */
+const LONG_STEPS = 1e6;
 const INTERRUPTED = "its kernel ended before the run did";
 
 export interface Fact {
@@ -132,7 +134,8 @@ function progressOf(summary: RunSummary): string {
   if (summary.step === 0 && summary.state === "compiling") return "compiling";
   if (summary.state === "waiting") return "about to start";
   const { step, steps_total } = summary;
-  return steps_total > 0 ? `${count(step)} of ${count(steps_total)} steps` : `${count(step)} steps`;
+  const said = steps_total < LONG_STEPS ? count : tick;
+  return steps_total > 0 ? `${said(step)} of ${said(steps_total)} steps` : `${count(step)} steps`;
 }
 
 function whenOf(summary: RunSummary, goesOn: boolean, now_s: number): string {

@@ -68,6 +68,8 @@ test("a run that goes on has progress and buttons", () => {
   assert.equal(rowOf(running({ state: "compiling", step: 0 }), NOW_S).progress, "compiling");
   const planless = rowOf(running({ step: 1000, steps_total: 0 }), NOW_S);
   assert.deepEqual([planless.progress, planless.done], ["1,000 steps", null]);
+  const long = running({ step: 338_413, steps_total: 1e8 });
+  assert.equal(rowOf(long, NOW_S).progress, "338.4k of 100M steps");
   assert.equal(percent(0.9999), "99 %");
 });
 
