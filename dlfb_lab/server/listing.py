@@ -25,6 +25,8 @@ MOST_ROWS = 500
 """Runs whose digests are kept."""
 BUDGET_S = 0.5
 """For reading journals in one answer; what is left is read by the next ones."""
+GRACE_S = 0.05
+"""For one journal, where the budget is spent before any is read."""
 PATIENCE_S = 5.0
 """With another answer that is being made."""
 RELIST_S = 30.0
@@ -89,13 +91,16 @@ class Listing:
         newest = sorted(found.items(), key=lambda item: item[1][0], reverse=True)
         told: list[tuple[float, str]] = []
         reading = others = 0
+        graced = False
         for place, (folder, (_, key)) in enumerate(newest):
             if len(told) == MOST_RUNS:
                 others = len(newest) - place
                 break
             row = self._row(folder)
-            # However slow the disk is, each answer gets on with one journal.
-            until_s = max(deadline_s, monotonic() + 0.05) if row.reading and not reading else deadline_s
+            until_s = deadline_s
+            if row.reading and not graced:
+                # However slow the disk is, each answer gets on with one journal.
+                graced, until_s = True, max(deadline_s, monotonic() + GRACE_S)
             try:
                 row.read(until_s)
             except (OSError, Refusal):

@@ -19,7 +19,7 @@ from dlfb_lab.server.errors import Refusal
 from dlfb_lab.server.folders import is_settled, opened
 from dlfb_lab.server.lines import Value
 
-HEAD = 1 << 16
+HEAD = 1 << 14
 """Bytes of a journal that are read at once to know whose it is, whatever else there is to do."""
 LOOK_S, LOOK_OVER_S = 1.0, 15.0
 """Between two looks at the process that writes a run, and at that of one that is over."""

@@ -46,12 +46,18 @@ def losses(first: int, values: Iterable[float], **given: Any) -> Losses:
 
 
 def evaluation(step: int, loss: float = 0.5, **given: Any) -> Evaluation:
-    fields = {"split": "valid", "metrics": {"loss": loss}, "rows": 10, "duration_s": 0.1}
-    return Evaluation(step=step, time_s=STARTED.time_s + step, **(fields | given))
+    fields = {
+        "split": "valid",
+        "metrics": {"loss": loss},
+        "rows": 10,
+        "duration_s": 0.1,
+        "time_s": STARTED.time_s + step,
+    }
+    return Evaluation(step=step, **(fields | given))
 
 
 def status(step: int, state: Any, **given: Any) -> Status:
-    return Status(step=step, time_s=STARTED.time_s + step, state=state, **given)
+    return Status(step=step, state=state, **({"time_s": STARTED.time_s + step} | given))
 
 
 def story(name: str = "mlp", steps: int = 20) -> list[Event]:

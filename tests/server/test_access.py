@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from jupyter_server.auth import Authorizer
@@ -116,7 +116,7 @@ async def test_a_browser_with_the_xsrf_token_is_served(
 
 
 class Denies(Authorizer):
-    asked: list[tuple[str, str]] = []
+    asked: ClassVar[list[tuple[str, str]]] = []
 
     def is_authorized(self, handler: Any, user: Any, action: str, resource: str) -> bool:
         if isinstance(handler, Route):

@@ -92,9 +92,7 @@ def test_jupyterlab_is_told_where_its_half_is() -> None:
     assert dlfb_lab._jupyter_labextension_paths() == [{"src": "labextension", "dest": "dlfb-lab"}]
 
 
-async def test_when_the_server_stops_so_do_the_threads(
-    ask: Any, closings: list[Callable[[], None]], run: Path
-) -> None:
+async def test_when_the_server_stops_so_do_the_threads(ask: Any, closings: list[Callable[[], None]], run: Path) -> None:
     await ask("devices")
     await ask("runs")
     assert any(thread.name == "dlfb-devices" for thread in threading.enumerate())
