@@ -28,7 +28,7 @@ export class DeviceView extends Widget {
     this.addClass("dlfb-devices");
     this.title.label = "Devices";
     this.note.setAttribute("role", "status");
-    const head = el("h3", "dlfb-device-name", "What JAX holds");
+    const head = el("h4", "dlfb-device-name", "What JAX holds");
     head.title =
       "A GPU looks full once JAX has taken its pool in advance. This is what its allocator says: dark is in use now, " +
       "the mark is the most there ever was, light is the pool.";
@@ -116,7 +116,7 @@ export class DeviceView extends Widget {
 /** A device's figures, each with its last ten minutes. */
 class Card {
   readonly node = el("section", "dlfb-device");
-  private name = el("h3", "dlfb-device-name");
+  private name = el("h4", "dlfb-device-name");
   private about = el("span", "dlfb-device-about");
   private grid = el("div", "dlfb-figures");
   private tiles = new Map<string, Tile>();
