@@ -17,7 +17,7 @@ FARTHEST = 2**53
 """Steps beyond this are not told apart in the browser."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Block:
     """The losses of one event.
 
@@ -25,44 +25,38 @@ class Block:
         event: as it stands in the journal.
         code: how each value is kept; a key of `TYPES`.
         raw: the values.
+        count: how many there are.
         first_step: step of the first value.
         stride: steps for which each value stands.
+        end: the step after the last one that it stands for.
     """
 
     event: dict[str, Any]
     code: str
     raw: bytes
+    count: int
     first_step: int
     stride: int
-
-    @property
-    def count(self) -> int:
-        """How many values there are."""
-        return len(self.raw) // TYPES[self.code].itemsize
-
-    @property
-    def end(self) -> int:
-        """The step after the last one that it stands for."""
-        return self.first_step + self.stride * self.count
+    end: int
 
     def after(self, step: int) -> Block | None:
         """Returns what stands for this step and later ones; None where nothing does."""
         done = -(-(step - self.first_step) // self.stride)
         if done <= 0:
             return self
-        count = self.count
-        if done >= count:
+        if done >= self.count:
             return None
+        first_step, count = self.first_step + self.stride * done, self.count - done
         raw = self.raw[done * TYPES[self.code].itemsize :]
-        share = (count - done) / count
+        share = count / self.count
         event = {
             **self.event,
-            "first_step": self.first_step + self.stride * done,
+            "first_step": first_step,
             "losses": self.code + binascii.b2a_base64(raw, newline=False).decode("ascii"),
             "duration_s": _number(self.event.get("duration_s")) * share,
             "dispatches": max(1, round(_number(self.event.get("dispatches")) * share)),
         }
-        return Block(event, self.code, raw, event["first_step"], self.stride)
+        return Block(event, self.code, raw, count, first_step, self.stride, self.end)
 
 
 def block(event: dict[str, Any]) -> Block | None:
@@ -77,10 +71,11 @@ def block(event: dict[str, Any]) -> Block | None:
     if type(first_step) is not int or type(stride) is not int or type(event.get("step")) is not int:
         raise ValueError("losses without a place")
     raw = binascii.a2b_base64(text[3:], strict_mode=True)
-    found = Block(event, code, raw, first_step, stride)
-    if len(raw) % TYPES[code].itemsize or first_step < 0 or stride < 1 or found.end > FARTHEST:
+    count, torn = divmod(len(raw), TYPES[code].itemsize)
+    end = first_step + stride * count
+    if torn or first_step < 0 or stride < 1 or end > FARTHEST:
         raise ValueError("losses cut off or out of place")
-    return found
+    return Block(event, code, raw, count, first_step, stride, end)
 
 
 def stretches(blocks: dict[int, Block]) -> dict[int, Losses]:

@@ -12,7 +12,7 @@ from typing import Any
 
 PACKAGES = (
     *("dlfb-lab", "jax", "jaxlib", "flax", "optax", "numpy", "keras", "torch"),
-    *("ipykernel", "ipython", "ipywidgets", "anywidget"),
+    *("ipykernel", "ipython", "ipywidgets", "anywidget", "jupyter-server"),
 )
 
 

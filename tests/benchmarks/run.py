@@ -19,6 +19,7 @@ import importing
 import journals
 import live
 import machine
+import server
 import throughput
 import toy
 from peers import PEERS
@@ -29,6 +30,7 @@ OTHERS: dict[str, tuple[Callable[[int], dict[str, Any]], Callable[[dict[str, Any
     "import": (importing.measure, importing.lines),
     "journal": (journals.measure, journals.lines),
     "live": (live.measure, live.lines),
+    "server": (server.measure, server.lines),
 }
 
 
