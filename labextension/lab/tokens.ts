@@ -17,5 +17,4 @@ export const COMMANDS = {
   pauseRun: "dlfb-lab:pause-run",
   resumeRun: "dlfb-lab:resume-run",
   stopRun: "dlfb-lab:stop-run",
-  forgetStore: "dlfb-lab:forget-store",
 } as const;
