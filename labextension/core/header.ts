@@ -56,6 +56,7 @@ export class Header {
     what.append(this.about, this.best);
     this.notes.setAttribute("role", "status");
     this.node.append(top, what, where, this.bar, this.notes);
+    this.node.tabIndex = -1;
   }
 
   /** `now_ms`: this page's clock. */
@@ -87,8 +88,11 @@ export class Header {
     const paused = state.state === "paused";
     for (const { action, button } of this.buttons) {
       const fits = action === "pause" ? !paused : action === "resume" ? paused : true;
-      button.hidden =
+      const hidden =
         this.readOnly || !isLive || !fits || !controls.includes(action) || pending === action || pending === "stop";
+      // A button that goes while it has the focus would leave the keyboard nowhere.
+      if (hidden && button === document.activeElement) this.node.focus({ preventScroll: true });
+      button.hidden = hidden;
     }
     const alone = controls.length === 0 ? "interrupt the cell to stop and keep" : "";
     const waiting = !isLive ? "" : pending === null ? alone : PENDING[pending];
@@ -129,7 +133,7 @@ function timeText(store: RunStore, now_ms: number): string {
   const now_s = engineNow(store, now_ms);
   const elapsed = clock(now_s - state.started_s);
   if (hasEnded(state)) return `took ${elapsed}`;
-  if (store.life === "gone") return `ended after ${elapsed}`;
+  if (store.life === "gone") return `last heard after ${elapsed}`;
   const parts = [`elapsed ${elapsed}`];
   if (state.state === "compiling") parts.push(`compiling ${clock(now_s - state.stateSince_s)} so far`);
   const { train_s, evaluate_s } = timeLeft(state);
