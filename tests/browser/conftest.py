@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -159,7 +160,7 @@ def open_notebook(
         if isinstance(notebook, Path):
             path = notebook
         else:
-            path = lab.folder / f"{request.node.name}-{len(opened)}.ipynb"
+            path = lab.folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', request.node.name)}-{len(opened)}.ipynb"
             # Without a kernel's name JupyterLab asks the user for one.
             notebook.metadata.setdefault("kernelspec", {"name": "python3", "display_name": "Python 3"})
             nbformat.write(notebook, path)
