@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import astuple, dataclass
@@ -10,15 +9,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
 
-from dlfb_lab.journal import EVENTS, TAIL
+from dlfb_lab.journal import EVENTS
 from dlfb_lab.server import lines
 from dlfb_lab.server.additions import Additions, additions
 from dlfb_lab.server.errors import Refusal
 from dlfb_lab.server.folders import opened
 from dlfb_lab.server.lines import Value
 from dlfb_lab.server.losses import Block, block, shortened
-
-MOST_TAIL_BYTES = 64 << 20
+from dlfb_lab.server.tail import tail
 
 
 @dataclass(frozen=True)
@@ -127,26 +125,12 @@ def _since(
                 events.append(rest.event)
             if found is not None and found.end >= ahead:
                 ahead = 0
-    tail = _tail(folder, offset)
-    if tail is not None and (rest := tail.after(ahead)) is not None:
-        ahead = tail.end
+    newest = tail(folder, offset)
+    if newest is not None and (rest := newest.after(ahead)) is not None:
+        ahead = newest.end
         blocks[len(events)] = rest
         events.append(rest.event)
     return events, blocks, offset, ahead, damaged
-
-
-def _tail(folder: Path, offset: int) -> Block | None:
-    """Returns the losses that have no line in the journal yet."""
-    try:
-        with opened(folder, TAIL) as file:
-            if os.fstat(file.fileno()).st_size > MOST_TAIL_BYTES:
-                return None
-            text = file.read().partition(b"\n")[0]
-        values = json.loads(text)
-        # A tail that follows another place was overtaken by a line with the same losses, or belongs to a newer one.
-        return block(values["event"]) if values["follows"] == offset and values["event"]["kind"] == "losses" else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def _note(damaged: int, cut_bytes: int) -> str:

@@ -126,5 +126,8 @@ def opened(folder: Path, name: str) -> BinaryIO:
 
 
 def _special(folder: Path, name: str) -> Refusal:
-    message = f"{name} of the run {folder.name} is a link or no plain file, so the run is not read. Take it away."
+    message = (
+        f"{name} of the run {folder.name} is a link or something else that is no file, so the run is not read. "
+        "Put the file itself in its place, or take it away."
+    )
     return Refusal(403, "link", message)

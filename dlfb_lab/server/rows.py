@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import stat
@@ -10,7 +11,7 @@ from time import monotonic
 from typing import BinaryIO, Literal
 
 from dlfb_lab import journal
-from dlfb_lab.journal import EVENTS
+from dlfb_lab.journal import EVENTS, TAIL
 from dlfb_lab.server import lines
 from dlfb_lab.server.additions import Additions, additions
 from dlfb_lab.server.answers import dumps
@@ -18,6 +19,8 @@ from dlfb_lab.server.digest import Digest
 from dlfb_lab.server.errors import Refusal
 from dlfb_lab.server.folders import is_settled, opened
 from dlfb_lab.server.lines import Value
+from dlfb_lab.server.losses import Block
+from dlfb_lab.server.tail import tail
 
 HEAD = 1 << 14
 """Bytes of a journal that are read at once to know whose it is, whatever else there is to do."""
@@ -74,6 +77,8 @@ class Row:
         self._offset = self._mark = 0
         self._seen: tuple[int, int, int] | None = None
         self._folder_ns = 0
+        self._tail: Block | None = None
+        self._tail_seen: tuple[int, int, int] | None = None
         self._added = Additions()
         self._whole: Digest | None = None
         self._text: tuple[Value, str] | None = None
@@ -83,9 +88,10 @@ class Row:
         """What the journal and the additions say, as far as they have been read."""
         if self._whole is None:
             self._whole = self._digest
-            if self._added.events:
+            more = [*([self._tail.event] if self._tail else []), *self._added.events]
+            if more:
                 self._whole = copy.deepcopy(self._digest)
-                self._whole.put(self._added.events)
+                self._whole.put(more)
         return self._whole
 
     def text(self, store: str, run: str, life: Life) -> str:
@@ -114,6 +120,8 @@ class Row:
                 if self._take(file, look.st_size, deadline_s):
                     self._seen, self.reading = seen, False
                 self._mark = lines.mark(file, self._offset)
+        if not self.reading:
+            self._read_tail()
         self._read_additions()
 
     def _take(self, file: BinaryIO, size: int, deadline_s: float) -> bool:
@@ -128,16 +136,28 @@ class Row:
             self._whole = self._text = None
         return self._offset == size
 
+    def _read_tail(self) -> None:
+        try:
+            look = os.lstat(self._folder / TAIL)
+        except FileNotFoundError:
+            seen = None
+        else:
+            seen = (look.st_size, look.st_mtime_ns, self._offset)
+        if seen != self._tail_seen:
+            self._tail_seen, self._tail = seen, None
+            # Whoever opens a run with a link in it is told; here it is left out.
+            with contextlib.suppress(Refusal):
+                self._tail = tail(self._folder, self._offset)
+            self._whole = self._text = None
+
     def _read_additions(self) -> None:
         changed_ns = os.stat(self._folder).st_mtime_ns
         if changed_ns == self._folder_ns and not self._added.events:
             return
         self._folder_ns = changed_ns if is_settled(changed_ns) else 0
-        try:
+        added = Additions()
+        with contextlib.suppress(Refusal):
             added = additions(self._folder)
-        except Refusal:
-            # Whoever opens the run is told.
-            added = Additions()
-        if added is not self._added:
+        if added != self._added:
             self._added = added
             self._whole = self._text = None

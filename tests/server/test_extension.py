@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import dlfb_lab
 
@@ -29,9 +35,10 @@ def test_a_server_that_finds_the_configuration_enables_the_extension(tmp_path: P
         [sys.executable, "-c", code, "list"], env=environment, capture_output=True, text=True, check=True
     )
     said = done.stdout + done.stderr
-    ours = [line for line in said.splitlines() if "dlfb_lab" in line]
-    assert any("enabled" in line for line in ours), said
-    assert any("OK" in line for line in ours), said
+    # An installed copy may stand in another folder of configuration.
+    ours = said.partition(f"Config dir: {tmp_path}\n")[2].partition("Config dir:")[0]
+    assert "dlfb_lab \x1b[32menabled" in ours or "dlfb_lab enabled" in ours, said
+    assert f"dlfb_lab {dlfb_lab.__version__}" in ours and "OK" in ours, said
 
 
 def test_loading_it_imports_nothing_heavy_and_starts_no_thread() -> None:
@@ -102,3 +109,36 @@ async def test_when_the_server_stops_so_do_the_threads(ask: Any, closings: list[
     for thread in left:
         thread.join(5)
     assert not any(thread.is_alive() for thread in left)
+
+
+@pytest.mark.slow
+def test_a_server_of_its_own_process_starts_and_ends_cleanly(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    command = [
+        *(sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"),
+        *("--IdentityProvider.token=t", "--ServerApp.jpserver_extensions=dlfb_lab=True"),
+        f"--ServerApp.root_dir={tmp_path}",
+    ]
+    with subprocess.Popen(command, env=os.environ | places, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        for _ in range(2):
+            while True:
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/dlfb-lab/devices")
+                request.add_header("Authorization", "token t")
+                try:
+                    with urllib.request.urlopen(request, timeout=10) as answer:
+                        assert json.loads(answer.read())["version"] == dlfb_lab.__version__
+                        break
+                except OSError:
+                    assert time.monotonic() < end
+                    time.sleep(0.2)
+            time.sleep(1.0)
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 0 and time.monotonic() - start < 15
+    assert f"dlfb_lab {dlfb_lab.__version__} shows the runs" in said
+    assert "Traceback" not in said and "Error" not in said

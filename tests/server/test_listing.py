@@ -16,6 +16,7 @@ import pytest
 
 from dlfb_lab import journal, register
 from dlfb_lab.events import DeviceMemory, Notice
+from dlfb_lab.record import Record
 from dlfb_lab.server import listing as listing_module
 from dlfb_lab.server import rows
 from dlfb_lab.server.errors import Refusal
@@ -24,7 +25,7 @@ from dlfb_lab.server.listing import Listing
 from dlfb_lab.server.rows import Pulse, Row
 
 from .conftest import strict
-from .runs import STARTED, add, evaluation, line, losses, status, story, write
+from .runs import STARTED, add, evaluation, line, losses, status, story, write, write_tail
 
 SUMMARY = {
     *("store", "run", "name", "model", "task", "device", "versions_dlfb_lab", "state", "life", "reason"),
@@ -205,6 +206,31 @@ def test_a_run_that_goes_on_is_read_on(store: Path, listing: Listing, monkeypatc
     assert read == [before], "only what is new is read"
     add(run, status(5001, "stopped", reason="enough"))
     assert (runs(listing)[0]["state"], runs(listing)[0]["reason"]) == ("stopped", "enough")
+
+
+def test_losses_without_a_line_yet_count_too(store: Path, listing: Listing) -> None:
+    run = write(store, events=[STARTED, status(0, "running"), losses(0, [1.0, 2.0])])
+    write_tail(run, losses(2, [3.0]))
+    (row,) = runs(listing)
+    assert (row["step"], row["curve"]["losses"], row["elapsed_s"]) == (3, [1.0, 2.0, 3.0], 3.0)
+    write_tail(run, losses(2, [3.0, 4.0]))
+    assert runs(listing)[0]["step"] == 4
+    add(run, losses(2, [3.0, 4.0, 5.0]))
+    assert runs(listing)[0]["curve"]["losses"] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    (run / journal.TAIL).unlink()
+    (run / journal.TAIL).symlink_to(run / "nothing")
+    assert runs(listing)[0]["step"] == 5
+
+
+def test_the_summary_is_that_of_the_run_as_it_is_opened(store: Path, listing: Listing) -> None:
+    run = write(store, events=[STARTED, status(0, "running"), losses(0, [1.0, 2.0]), evaluation(2)])
+    write_tail(run, losses(2, [3.0]))
+    journal.append_later(run, evaluation(2, split="test", look=1))
+    record = Record(journal.read(run))
+    (row,) = runs(listing)
+    assert (row["step"], row["elapsed_s"]) == (record.step, record.elapsed_s) == (3, 3.0)
+    assert row["curve"]["losses"] == record.losses()[1].tolist()
+    assert set(row["scores"]) == {event.split for event in record.evaluations}
 
 
 def test_a_line_that_is_being_written_waits(store: Path, listing: Listing) -> None:
