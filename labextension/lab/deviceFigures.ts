@@ -19,6 +19,8 @@ export interface Figure {
   of: string;
   /** why it cannot be had; empty when it can */
   missing: string;
+  /** what else there is to say of it; may be empty */
+  about: string;
   points: Points;
   y: Span;
 }
@@ -77,7 +79,10 @@ export class DeviceHistory {
       figures: [
         this.figure("CPU", (s) => s.cpu_percent, missing.cpu_percent, percent, 100),
         this.bytesFigure(memoryName, (s) => s.memory_used_bytes, missing.memory_used_bytes, memory_total_bytes),
-        this.bytesFigure("Disk", (s) => s.disk_used_bytes, missing.disk_used_bytes, disk_total_bytes),
+        {
+          ...this.bytesFigure("Disk", (s) => s.disk_used_bytes, missing.disk_used_bytes, disk_total_bytes),
+          about: `The disk that holds ${host.disk_path}`,
+        },
       ],
     };
   }
@@ -125,6 +130,7 @@ export class DeviceHistory {
       value,
       of,
       missing: Number.isFinite(last) ? "" : (reason ?? (ys.length === 0 ? "not measured yet" : "not reported")),
+      about: "",
       points: { xs, ys },
       // Room for the width of a line at the limit.
       y: [0, 1.04 * top],
@@ -172,7 +178,7 @@ function allocationOf(run: RunSummary, memory: Memory): Allocation {
     reason: memory.reason,
     figures: [["in use", inUse] as const, ["peak", peak] as const, ["limit", limit] as const]
       .filter(([, size]) => Number.isFinite(size))
-      .map(([name, size]) => `${name} ${bytes(size)}`)
+      .map(([name, size]) => `${name} ${bytes(size)}`.replaceAll(" ", "\u00a0"))
       .join(" · "),
     pool: poolOf(pool, inUse, memory.preallocated),
     inUse: inUse / whole,

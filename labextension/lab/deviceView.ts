@@ -153,13 +153,13 @@ class Tile {
 
   constructor(name: string) {
     this.node.dataset.dlfb = name;
-    this.node.title = "The last ten minutes";
     const now = el("span", "dlfb-figure-now");
     now.append(this.value, " ", this.of);
     this.node.append(el("span", "dlfb-figure-name", name), now, this.missing, this.curve.node);
   }
 
-  update({ value, of, missing, points, y }: Figure, history: DeviceHistory): void {
+  update({ value, of, missing, about, points, y }: Figure, history: DeviceHistory): void {
+    this.node.title = about === "" ? "The last ten minutes" : `${about}, the last ten minutes`;
     setText(this.value, value);
     setText(this.of, of);
     setText(this.missing, missing);

@@ -21,6 +21,9 @@ export interface Asked {
   refusal: string;
 }
 
+/** What the model needs of the server. */
+export type RunsSource = Pick<Server, "runs" | "control" | "forgetStore">;
+
 export class RunsModel {
   answer: RunsAnswer | null = null;
   /** why the last question had no answer */
@@ -30,7 +33,7 @@ export class RunsModel {
   private signal = new Signal<this, void>(this);
   private poll: Poll<void, unknown>;
 
-  constructor(private server: Server) {
+  constructor(private server: RunsSource) {
     this.poll = new Poll({
       name: "dlfb-lab:runs",
       factory: () => this.ask(),

@@ -70,7 +70,7 @@ test("JAX's pool is named as what it is", () => {
   const figures = { in_use_bytes: 1.2 * GiB, peak_bytes: 4 * GiB, limit_bytes: 60 * GiB, pool_bytes: 60 * GiB };
   const [held] = allocations([running({ memory: [memory({ ...figures, preallocated: true })] })], NOW_S);
   assert.equal(held.device, "cuda:0 · NVIDIA H100");
-  assert.equal(held.figures, "in use 1.2 GiB · peak 4.0 GiB · limit 60.0 GiB");
+  assert.equal(held.figures.replaceAll("\u00a0", " "), "in use 1.2 GiB · peak 4.0 GiB · limit 60.0 GiB");
   assert.equal(held.pool, "pool JAX took in advance: 60.0 GiB; of it in use 1.2 GiB – this is not a leak");
   assert.deepEqual([held.inUse, held.taken], [0.02, 1]);
   const [grown] = allocations([running({ memory: [memory({ ...figures, pool_bytes: 6 * GiB })] })], NOW_S);
