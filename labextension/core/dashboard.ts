@@ -160,9 +160,9 @@ class Dashboard {
     this.scale.hidden = !possible;
     this.scale.ariaPressed = String(this.log);
     const content = lossContent(state, this.zoom, this.log && possible, Math.max(50, chart.width - 60));
-    const { maxStride } = state.losses;
-    const stride = maxStride > 1 ? ` (means of ${maxStride} steps)` : "";
-    const entries: Entry[] = [["train", `training${stride}`, latestLoss(state)]];
+    const { stride } = state.losses;
+    const means = stride > 1 ? ` (means of ${stride} steps)` : "";
+    const entries: Entry[] = [["train", `training${means}`, latestLoss(state)]];
     for (const [color, name] of [
       ["valid", "valid"],
       ["other", "other"],

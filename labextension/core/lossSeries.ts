@@ -1,5 +1,6 @@
 // The training losses of a run, kept so that a frame costs the pixels drawn and not the steps taken:
-// above the values lie levels, each summarising 16 blocks of the one below.
+// above the values lie levels, each summarising 16 blocks of the one below. A copy of a long run comes shortened, each
+// value the mean of several steps; all values are then such means, or the chart would look noisier from there on.
 
 const FANOUT = 16;
 
@@ -17,10 +18,10 @@ export interface Points {
   ys: number[];
 }
 
+/** Values without a gap. */
 interface Segment {
   index: number;
   step: number;
-  stride: number;
 }
 
 interface Level {
@@ -32,34 +33,24 @@ interface Level {
 
 export class LossSeries {
   length = 0;
+  /** steps that each value is the mean of */
+  stride = 1;
   firstNonFiniteStep: number | null = null;
   private values: Float64Array = new Float64Array(1024);
   private levels: Level[] = [];
   private segments: Segment[] = [];
 
-  /** The step after the last one covered. */
+  /** The step after the last one that a value can stand for. */
   get endStep(): number {
     const last = this.segments.at(-1);
-    return last === undefined ? 0 : last.step + (this.length - last.index) * last.stride;
-  }
-
-  get maxStride(): number {
-    return this.segments.reduce((most, segment) => Math.max(most, segment.stride), 1);
+    return last === undefined ? 0 : last.step + (this.length - last.index) * this.stride;
   }
 
   /** Adds losses in O(block). Losses of steps already known replace them and what followed: the run went back. */
   append(firstStep: number, stride: number, block: ArrayLike<number>): void {
     if (block.length === 0) return;
+    if (stride > this.stride) this.coarsen(stride);
     if (this.length > 0 && firstStep < this.endStep) this.truncate(firstStep);
-    const last = this.segments.at(-1);
-    if (last?.stride !== stride || firstStep !== this.endStep) {
-      this.segments.push({ index: this.length, step: firstStep, stride });
-    }
-    const start = this.length;
-    const end = start + block.length;
-    this.values = grown(this.values, end);
-    this.values.set(block, start);
-    this.length = end;
     if (this.firstNonFiniteStep === null) {
       for (let i = 0; i < block.length; i++) {
         if (!Number.isFinite(block[i])) {
@@ -68,12 +59,17 @@ export class LossSeries {
         }
       }
     }
-    this.summarise(start, end);
+    // The last value, if it stands for fewer steps than it can, takes in what follows.
+    const start = firstStep < this.endStep ? this.length - 1 : this.length;
+    if (firstStep > this.endStep || this.length === 0) this.segments.push({ index: this.length, step: firstStep });
+    if (stride === this.stride && start === this.length) this.extend(block);
+    else this.extendWithMeans(firstStep, stride, block);
+    this.summarise(start, this.length);
   }
 
   stepAt(index: number): number {
     const segment = this.segmentOf((s) => s.index <= index);
-    return segment.step + (index - segment.index) * segment.stride;
+    return segment.step + (index - segment.index) * this.stride;
   }
 
   valueAt(index: number): number {
@@ -87,7 +83,7 @@ export class LossSeries {
     if (at < 0) return 0;
     const segment = this.segments[at];
     const end = at + 1 < this.segments.length ? this.segments[at + 1].index : this.length;
-    return Math.min(segment.index + Math.ceil((step - segment.step) / segment.stride), end);
+    return Math.min(segment.index + Math.ceil((step - segment.step) / this.stride), end);
   }
 
   /** Summary of the values from `start` to before `end`, in O(log). */
@@ -152,11 +148,40 @@ export class LossSeries {
 
   private endOf(index: number): number {
     const segment = this.segmentOf((s) => s.index <= index);
-    return segment.step + (index + 1 - segment.index) * segment.stride;
+    return segment.step + (index + 1 - segment.index) * this.stride;
   }
 
   private segmentOf(matches: (segment: Segment) => boolean): Segment {
     return this.segments[Math.max(0, lastWhere(this.segments, matches))];
+  }
+
+  private extend(block: ArrayLike<number>): void {
+    this.values = grown(this.values, this.length + block.length);
+    this.values.set(block, this.length);
+    this.length += block.length;
+  }
+
+  private extendWithMeans(firstStep: number, stride: number, block: ArrayLike<number>): void {
+    const segment = this.segments[this.segments.length - 1];
+    this.values = grown(this.values, this.length + Math.ceil((block.length * stride) / this.stride) + 1);
+    for (let i = 0; i < block.length; i++) {
+      const steps = firstStep + i * stride - segment.step;
+      const index = segment.index + Math.floor(steps / this.stride);
+      const before = steps % this.stride;
+      if (index < this.length)
+        this.values[index] = (this.values[index] * before + block[i] * stride) / (before + stride);
+      else this.values[this.length++] = block[i];
+    }
+  }
+
+  private coarsen(stride: number): void {
+    const { values, segments, length, stride: finer } = this;
+    this.stride = stride;
+    this.length = 0;
+    this.segments = [];
+    segments.forEach(({ index, step }, i) => {
+      this.append(step, finer, values.slice(index, segments.at(i + 1)?.index ?? length));
+    });
   }
 
   private truncate(step: number): void {

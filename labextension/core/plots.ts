@@ -77,7 +77,7 @@ export function describe(state: RunState, metric: string, step: number, reach: n
     if (finite > 0) rows.push({ label: "training loss", value: value(sum / finite), color: "train" });
     if (finite > 1)
       rows.push({
-        label: `range of ${plural(finite * losses.maxStride, "step")}`,
+        label: `range of ${plural(finite * losses.stride, "step")}`,
         value: `${value(min)} – ${value(max)}`,
       });
     if (finite === 0 && to > from) rows.push({ label: "training loss", value: "not finite", color: "bad" });

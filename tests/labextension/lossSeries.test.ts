@@ -57,13 +57,40 @@ test("steps that are missing break the line", () => {
   assert.equal(series.stepAt(2), 10);
 });
 
-test("a shortened copy goes on with single steps", () => {
+test("what follows a shortened copy is averaged like it", () => {
   const series = new LossSeries();
-  series.append(0, 8, [4, 3]);
-  series.append(16, 1, [2, 1]);
-  assert.equal(series.maxStride, 8);
-  assert.equal(series.endStep, 18);
-  assert.deepEqual(series.decimate(0, 18, 100), { xs: [0, 8, 16, 17], ys: [4, 3, 2, 1] });
+  series.append(0, 4, [4, 3]);
+  series.append(8, 1, [2, 1]);
+  assert.deepEqual(series.decimate(0, 12, 100), { xs: [0, 4, 8], ys: [4, 3, 1.5] });
+  series.append(10, 1, [3, 6, 5, 7]);
+  assert.equal(series.stride, 4);
+  assert.deepEqual(series.decimate(0, 16, 100), { xs: [0, 4, 8, 12], ys: [4, 3, 3, 6] });
+  series.append(14, 2, [0]);
+  assert.deepEqual(series.decimate(0, 16, 100).ys, [4, 3, 3, 3]);
+});
+
+test("a shortened copy whose last mean is of fewer steps goes on within it", () => {
+  const series = new LossSeries();
+  series.append(0, 4, [4, 2]);
+  series.append(6, 1, [5, 5, 1]);
+  assert.deepEqual(series.decimate(0, 12, 100), { xs: [0, 4, 8], ys: [4, 3.5, 1] });
+});
+
+test("what was known before a shortened piece is averaged like it", () => {
+  const series = new LossSeries();
+  series.append(0, 1, [1, 2, 3, 4, 5, 6]);
+  series.append(9, 1, [9]);
+  series.append(12, 3, [7]);
+  assert.deepEqual(series.decimate(0, 15, 100), { xs: [0, 3, 9, 9, 12], ys: [2, 5, NaN, 9, 7] });
+  assert.deepEqual(series.range(0, 4), { min: 2, max: 9, sum: 23, count: 4 });
+});
+
+test("means of one width become means of a wider one, and a NaN in them stays", () => {
+  const series = new LossSeries();
+  series.append(0, 2, [1, 3, 5, NaN]);
+  series.append(8, 4, [2]);
+  assert.deepEqual(series.decimate(0, 12, 100).ys, [2, NaN, 2]);
+  assert.equal(series.firstNonFiniteStep, 6);
 });
 
 test("a frame of a million steps looks at few of them", () => {
