@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import threading
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
 
 from dlfb_lab.journal import EVENTS
+from dlfb_lab.record import MOST_SAVED
 from dlfb_lab.server import lines
 from dlfb_lab.server.additions import Additions, additions
 from dlfb_lab.server.errors import Refusal
@@ -17,6 +21,12 @@ from dlfb_lab.server.folders import opened
 from dlfb_lab.server.lines import Value
 from dlfb_lab.server.losses import Block, block, shortened
 from dlfb_lab.server.tail import tail
+
+LONG = 16 << 20
+"""Bytes from which on a journal waits for others that are read."""
+PATIENCE_S = 20.0
+
+_long = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -73,15 +83,31 @@ def read(folder: Path, after: str) -> dict[str, Any]:
         given = cursor(after)
         known = given if given is not None and _fits(given, file, size, added) else None
         start = known or Cursor(cut_bytes=size if lines.is_too_long(size) else 0)
-        events, blocks, offset, ahead, damaged = _since(start, file, size, folder)
+        with _room(size - start.offset):
+            events, blocks, offset, ahead, damaged = _since(start, file, size, folder)
+            events = shortened(events, blocks)
         check = _check(file, offset, added.lines)
     end = Cursor(offset, ahead, len(added.events), check, start.damaged + damaged, start.cut_bytes)
     return {
         "reset": known is None,
         "next": str(end),
         "note": _note(end.damaged + added.damaged, end.cut_bytes),
-        "events": [*shortened(events, blocks), *added.events[start.later :]],
+        "events": [*events, *added.events[start.later :]],
     }
+
+
+@contextlib.contextmanager
+def _room(size: int) -> Iterator[None]:
+    """Lets long journals be read one after another: each takes several times its size in memory."""
+    if size < LONG:
+        yield
+    elif _long.acquire(timeout=PATIENCE_S):
+        try:
+            yield
+        finally:
+            _long.release()
+    else:
+        raise Refusal(503, "busy", "Other long runs are being read just now. Wait a little.")
 
 
 def _fits(given: Cursor, file: BinaryIO, size: int, added: Additions) -> bool:
@@ -107,7 +133,8 @@ def _since(
     """Returns the events, the losses among them by place, and the new offset, ahead and count of damaged lines."""
     events: list[Value] = []
     blocks: dict[int, Block] = {}
-    offset, ahead, damaged = start.offset, start.ahead, 0
+    offset, ahead = start.offset, start.ahead
+    damaged = count = 0
     for piece, bad, place in lines.read(file, start.offset, size):
         offset, damaged = place, damaged + bad
         for event in piece:
@@ -123,6 +150,10 @@ def _since(
             elif (rest := found.after(ahead)) is not None:
                 blocks[len(events)] = rest
                 events.append(rest.event)
+                count += rest.count
+                if count > MOST_SAVED:
+                    # They will be shortened, and a long run need not be kept twice until then.
+                    rest.event["losses"] = ""
             if found is not None and found.end >= ahead:
                 ahead = 0
     newest = tail(folder, offset)

@@ -375,6 +375,19 @@ def test_five_gigabytes_neither_fill_memory_nor_take_long(store: Path, monkeypat
     assert time.perf_counter() - start < 0.5
 
 
+def test_long_journals_are_read_one_after_another(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write(store)
+    monkeypatch.setattr(feed, "LONG", 100)
+    monkeypatch.setattr(feed, "PATIENCE_S", 0.05)
+    cursor = feed.read(run, "")["next"]
+    with feed._room(100):
+        with pytest.raises(Refusal) as caught:
+            feed.read(run, "")
+        assert (caught.value.status, caught.value.code) == (503, "busy")
+        assert feed.read(run, cursor)["events"] == [], "what is new of a run does not wait"
+    assert feed.read(run, "")["reset"] is True
+
+
 def test_polling_for_nothing_costs_little(store: Path) -> None:
     run = write(store, events=[STARTED, losses(0, np.ones(10_000))])
     cursor = feed.read(run, "")["next"]
