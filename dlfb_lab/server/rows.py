@@ -69,6 +69,8 @@ class Row:
     def __init__(self, folder: Path) -> None:
         self.pulse = Pulse(folder)
         self._folder = folder
+        # Kept as text: they are looked at each second, for each run.
+        self._journal_path, self._tail_path = str(folder / EVENTS), str(folder / TAIL)
         self._begin()
 
     def _begin(self) -> None:
@@ -108,7 +110,7 @@ class Row:
             FileNotFoundError: there is no journal.
             Refusal: it may not be read.
         """
-        look = os.lstat(self._folder / EVENTS)
+        look = os.lstat(self._journal_path)
         seen = (look.st_ino, look.st_size, look.st_mtime_ns)
         if seen != self._seen:
             with opened(self._folder, EVENTS) as file:
@@ -138,7 +140,7 @@ class Row:
 
     def _read_tail(self) -> None:
         try:
-            look = os.lstat(self._folder / TAIL)
+            look = os.lstat(self._tail_path)
         except FileNotFoundError:
             seen = None
         else:
