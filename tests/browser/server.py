@@ -85,6 +85,7 @@ class JupyterLab:
                 time.sleep(0.1)
             else:
                 return
+        self.stop()
         raise RuntimeError(f"JupyterLab did not start:\n{self._log.read_text()[-4000:]}")
 
     def stop(self) -> None:

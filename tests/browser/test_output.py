@@ -31,10 +31,9 @@ ENDLESS_RUN = f"run = %dlfb_train model (x, y) --valid 0.2 {ENDLESS} --name endl
 
 
 def dismiss_dialog(notebook) -> None:
-    """What JupyterLab itself says when its server was away, once."""
-    button = notebook.page.locator(".jp-Dialog button.jp-mod-accept")
-    if button.count() > 0:
-        button.first.click()
+    """Closes what JupyterLab itself says when its server was away, whenever that comes."""
+    page = notebook.page
+    page.add_locator_handler(page.locator(".jp-Dialog"), lambda dialog: dialog.locator("button").first.click())
 
 
 def drawn(notebook, cell: int = 1):
@@ -157,13 +156,13 @@ def test_the_server_may_be_restarted_while_a_run_goes_on(open_notebook, own_lab)
             notebook.run_cell(1)
             root = drawn(notebook)
             wait_for_steps(root, 0)
+            dismiss_dialog(notebook)
             lab.stop()
             expect(part(root, "notes")).to_contain_text("cannot be reached", timeout=20_000)
             before = steps(root)
             assert before > 0
             lab.start()
             wait_for_steps(root, before)
-            dismiss_dialog(notebook)
             expect(part(root, "notes")).not_to_contain_text("cannot be reached")
             expect(part(root, "state")).to_have_text("running")
             part(root, "stop").click()
@@ -195,8 +194,9 @@ def test_a_run_that_the_server_cannot_see_is_drawn_by_the_widget(open_notebook, 
     notebook.run_cell(1)
     notebook.run_cell(2)
     output = notebook.output(2)
-    expect(output.locator(".dlfb-hand-over .dlfb-dash")).to_be_visible(timeout=TRAINED_S)
-    expect(part(output, "state")).to_have_text("finished")
+    given = output.locator(".dlfb-hand-over .dlfb-dash")
+    expect(given).to_be_visible(timeout=TRAINED_S)
+    expect(part(given, "state")).to_have_text("finished")
     notebook.save()
     (session,) = json.loads(jupyter_lab.request("GET", "api/sessions"))
     jupyter_lab.request("DELETE", f"api/sessions/{session['id']}")
@@ -213,8 +213,9 @@ def test_without_the_server_extension_the_widget_is_shown_and_the_remedy_said(op
     notebook = opened(open_notebook, "run = %dlfb_train model (x, y) --valid 0.2 --epochs 20", lab=lab)
     notebook.run_cell(1)
     output = notebook.output(1)
-    expect(output.locator(".dlfb-hand-over .dlfb-dash")).to_be_visible(timeout=TRAINED_S)
-    expect(part(output, "state")).to_have_text("finished")
+    given = output.locator(".dlfb-hand-over .dlfb-dash")
+    expect(given).to_be_visible(timeout=TRAINED_S)
+    expect(part(given, "state")).to_have_text("finished")
     expect(output).to_contain_text("jupyter server extension enable dlfb_lab")
     output.scroll_into_view_if_needed()
     notebook.screenshot("output-without-extension", of=part(output, "why"), tolerance=0.15)
