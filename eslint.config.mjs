@@ -18,5 +18,6 @@ export default tseslint.config(
   },
   { files: ["labextension/core/**"], rules: forbid("**/widget/**", "**/lab/**", ...HOSTS) },
   { files: ["labextension/widget/**"], rules: forbid("**/lab/**") },
+  { files: ["labextension/lab/**"], rules: forbid("**/widget/**") },
   { files: ["tests/**"], rules: { "@typescript-eslint/no-floating-promises": "off" } },
 );

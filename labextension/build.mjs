@@ -11,13 +11,16 @@ await build({
   entryPoints: ["labextension/widget/dashboard.ts"],
   outdir: "dlfb_lab/views/static",
   minify: true,
+  banner: {
+    js: "/*! Contains uPlot, Copyright (c) 2022 Leon Sorokin, MIT licence: https://github.com/leeoniya/uPlot */",
+  },
 });
 await build({
   ...options,
   entryPoints: ["labextension/lab/index.ts"],
   outdir: "labextension/lib",
-  // JupyterLab has one copy of these for all its extensions.
-  external: ["@jupyterlab/*", "@lumino/*"],
+  // JupyterLab has one copy of its own for all extensions; what the builder bundles comes with its licence.
+  external: ["@jupyterlab/*", "@lumino/*", "uplot"],
 });
 
 // JupyterLab's builder needs no Python: what its command line passes on is the list of packages that the host shares.

@@ -270,3 +270,24 @@ test("a feed that nobody holds any more asks no longer", async (t) => {
   await pass(t, 5000);
   assert.deepEqual(journal.asked, []);
 });
+
+test("a page that comes back asks at once for the runs that are watched, and for no others", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const journal = new Journal();
+  journal.events.push(status("finished"));
+  const feeds = new RunFeeds(journal.source);
+  const { feed, release } = feeds.take(REF);
+  const other = feeds.take({ ...REF, run: "run-2" });
+  const unwatch = feed.watch();
+  await pass(t, 50);
+  journal.asked = [];
+  feeds.wake();
+  await pass(t, 50);
+  assert.equal(journal.asked.length, 1);
+  unwatch();
+  feeds.wake();
+  await pass(t, 50);
+  assert.equal(journal.asked.length, 1);
+  release();
+  other.release();
+});
