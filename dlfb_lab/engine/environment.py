@@ -7,7 +7,9 @@ from platform import python_version
 
 import jax
 
-VERSIONS_OF = ("dlfb-lab", "jax", "jaxlib", "flax", "optax", "numpy")
+from dlfb_lab.version import __version__
+
+VERSIONS_OF = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 _versions: dict[str, str] = {}
 
@@ -16,6 +18,7 @@ def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that decide the numbers."""
     if not _versions:
         _versions["python"] = python_version()
+        _versions["dlfb-lab"] = __version__
         for package in VERSIONS_OF:
             try:
                 _versions[package] = version(package)

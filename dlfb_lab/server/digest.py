@@ -80,7 +80,7 @@ class Digest:
                 versions = event.get("versions", {})
                 self._started = {
                     "time_s": event["time_s"],
-                    "versions_dlfb_lab": str(versions.get("dlfb_lab", "")),
+                    "versions_dlfb_lab": str(versions.get("dlfb-lab", "")),
                     **{name: event[name] for name in names},
                 }
             case "status":

@@ -32,7 +32,7 @@ export function isLost(life: Life, silence_s: number): boolean {
 /** What to say of a run that knows more than this version does; empty when there is nothing to say. */
 export function newerThanThis({ plan }: RunState): string {
   if (plan === null || plan.version <= SCHEMA) return "";
-  const writer = plan.versions["dlfb_lab"] as string | undefined;
+  const writer = plan.versions["dlfb-lab"] as string | undefined;
   const which = writer === undefined ? "a newer dlfb_lab" : `dlfb_lab ${writer}, which is newer than this view`;
   return `This run was written by ${which}; what this version does not know is left out.`;
 }

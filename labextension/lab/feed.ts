@@ -120,7 +120,7 @@ export class RunFeed {
     store.setLife(answer.life);
     store.say("server", null);
     store.say("journal", answer.note || null);
-    const kernel = store.isLive ? store.state.plan?.versions["dlfb_lab"] : undefined;
+    const kernel = store.isLive ? store.state.plan?.versions["dlfb-lab"] : undefined;
     store.say("versions", kernelDisagreement(answer, kernel) || null);
     this.poll.frequency = { ...this.poll.frequency, interval: this.interval_ms() };
   }

@@ -13,7 +13,7 @@ const status = (state: string): object => ({ kind: "status", step: 1, time_s: 10
 
 /** A server whose journal the test writes; it answers at once, or as the test says. */
 class Journal {
-  events: unknown[] = [plan({ versions: { dlfb_lab: VERSION } }), status("running"), losses(0, [3, 2, 1])];
+  events: unknown[] = [plan({ versions: { "dlfb-lab": VERSION } }), status("running"), losses(0, [3, 2, 1])];
   life: EventsAnswer["life"] = "alive";
   changes: Partial<EventsAnswer> = {};
   asked: string[] = [];
@@ -236,7 +236,7 @@ test("notes of the server and of versions are shown with the run", async (t) => 
 
 test("a kernel with another version is spoken of while its run goes on", async (t) => {
   const { journal, feed } = watched(t);
-  journal.events[0] = plan({ versions: { dlfb_lab: "0.0.1" } });
+  journal.events[0] = plan({ versions: { "dlfb-lab": "0.0.1" } });
   await pass(t, 50);
   assert.match(feed.store.notes[0], /0\.0\.1.*Restart the kernel/);
   journal.events.push(status("finished"));

@@ -74,7 +74,7 @@ test("notes stand until they are replaced or taken away, and listeners hear of e
 
 test("a run of a newer vocabulary says so", () => {
   const store = new RunStore(NO_CHANNEL);
-  store.replace([plan({ version: SCHEMA + 1, versions: { dlfb_lab: "9.0" } })], 0, 0);
+  store.replace([plan({ version: SCHEMA + 1, versions: { "dlfb-lab": "9.0" } })], 0, 0);
   assert.equal(store.notes.length, 1);
   assert.match(store.notes[0], /dlfb_lab 9\.0.*left out/);
   store.replace([plan({ version: SCHEMA })], 0, 0);

@@ -33,7 +33,7 @@ STARTED = RunStarted(
     rows={"train": 40},
     split_hash="",
     settings={},
-    versions={"dlfb_lab": "0.1.0"},
+    versions={"dlfb-lab": "0.1.0"},
     device="cpu",
 )
 
