@@ -24,7 +24,7 @@ from dlfb_lab.server.tail import tail
 
 HEAD = 1 << 14
 """Bytes of a journal that are read at once to know whose it is, whatever else there is to do."""
-LOOK_S, LOOK_OVER_S = 1.0, 15.0
+LOOK_S, LOOK_OVER_S = 1.0, 60.0
 """Between two looks at the process that writes a run, and at that of one that is over."""
 
 Life = Literal["alive", "gone", "elsewhere"]
