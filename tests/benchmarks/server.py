@@ -265,7 +265,7 @@ def _started(name: str, steps: int) -> RunStarted:
         rows={"train": 32_000},
         split_hash="",
         settings={},
-        versions={"dlfb_lab": "0.1.0"},
+        versions={"dlfb-lab": "0.1.0"},
         device="cpu",
     )
 
