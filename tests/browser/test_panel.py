@@ -18,7 +18,7 @@ GIB = 2**30
 
 
 def open_panel(page: Page) -> Locator:
-    page.evaluate("jupyterapp.commands.execute('dlfb-lab:open-panel')")
+    execute(page, "dlfb-lab:open-panel")
     panel = page.locator("#dlfb-lab-panel")
     expect(panel).to_be_visible()
     return panel
@@ -33,8 +33,8 @@ def figure(page: Page, name: str) -> Locator:
     return page.locator(f".dlfb-figure[data-dlfb='{name}']")
 
 
-def execute(page: Page, command: str) -> None:
-    page.evaluate("command => jupyterapp.commands.execute(command)", command)
+def execute(page: Page, command: str, **arguments: str) -> None:
+    page.evaluate("([command, args]) => jupyterapp.commands.execute(command, args)", [command, arguments])
 
 
 def test_a_finished_run_is_listed_and_opens_in_one_tab_that_outlives_a_reload(open_notebook) -> None:
@@ -58,6 +58,8 @@ def test_a_finished_run_is_listed_and_opens_in_one_tab_that_outlives_a_reload(op
     tab = page.locator(".dlfb-tab")
     expect(part(tab, "state")).to_have_text("finished")
     assert wait_for_steps(tab.locator(".dlfb-dash"), 999) == 1000
+    notebook.screenshot("panel-tab", of=tab.locator(".dlfb-grid"), tolerance=0.15)
+    notebook.screenshot("panel-curve", of=listed.locator(".dlfb-curve").first, tolerance=0.25)
     part(listed, "open").click()
     expect(tab).to_have_count(1)
     label = page.locator(".lm-TabBar-tabLabel", has_text=re.compile("^listed$"))
@@ -122,7 +124,13 @@ def test_a_figure_that_cannot_be_had_says_why(open_notebook) -> None:
         {"index": 0, "name": "NVIDIA H100", "memory_total_bytes": 80 * GIB, "power_limit_w": 700, "missing": {}},
         {"index": 1, "name": "A <b>slice", "memory_total_bytes": 10 * GIB, "power_limit_w": None, "missing": missing},
     ]
-    sample = {"cpu_percent": 5, "memory_used_bytes": GIB, "disk_used_bytes": None, "gpus": [whole, slice_]}
+    sample = {"cpu_percent": 5, "memory_used_bytes": GIB, "disk_used_bytes": None}
+
+    def busy(i: int) -> dict[str, float]:
+        """The same at the end, after a rise and a pause."""
+        share = 0.3 if 60 <= i < 70 else min(1.0, 0.2 + i / 40)
+        return {name: value * share for name, value in whole.items()}
+
     answer = {
         "version": dlfb_lab.__version__,
         "schema": events.SCHEMA,
@@ -130,7 +138,7 @@ def test_a_figure_that_cannot_be_had_says_why(open_notebook) -> None:
         "interval_s": 1,
         "next": 1,
         "reset": True,
-        "samples": [{"time_s": now_s + i, **sample} for i in range(3)],
+        "samples": [{"time_s": now_s - 5 * (119 - i), **sample, "gpus": [busy(i), slice_]} for i in range(120)],
         "memory_total_bytes": 4 * GIB,
         "disk_total_bytes": None,
         "memory_of": "container",
@@ -149,6 +157,11 @@ def test_a_figure_that_cannot_be_had_says_why(open_notebook) -> None:
     expect(second).to_contain_text("Power no permission in this MIG slice")
     expect(host).to_contain_text("Container memory1.0 of 4.0 GiB")
     expect(host).to_contain_text("Disk the disk does not answer")
+    notebook.screenshot("panel-gpu", of=first)
+    notebook.screenshot("panel-gpu-slice", of=second)
+    execute(notebook.page, "apputils:change-theme", theme="JupyterLab Dark")
+    expect(panel.locator(".dlfb-panel").first).to_have_attribute("data-dlfb-theme", "dark")
+    notebook.screenshot("panel-gpu-dark", of=first)
     assert notebook.console_errors == []
 
 
@@ -156,7 +169,7 @@ def test_a_figure_that_cannot_be_had_says_why(open_notebook) -> None:
 def test_without_the_server_extension_the_panel_says_what_to_do_and_asks_no_more(open_notebook, theme: str) -> None:
     notebook = open_notebook(new_notebook(), kernel=False)
     page = notebook.page
-    page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    execute(page, "apputils:change-theme", theme=theme)
     asked: list[str] = []
 
     def answer(route) -> None:
