@@ -6,11 +6,13 @@
     <store>/<run id>/split.npz               which rows are in which part
     <store>/<run id>/preparation.json        how the data were prepared, for whoever predicts elsewhere
     <store>/<run id>/writer.json             the process that trains, to tell whether it still lives
+    <store>/<run id>/requests.jsonl          what others ask of the run; see inbox.py
 
 Events are only ever appended, in whole lines. A line that a killed process
-left unfinished is skipped on reading; the rest is intact. In a long run losses
-get a line each second, so that it stays quick to read; what came since is in
-the tail, which is rewritten with each report, so that views need not wait.
+left unfinished is skipped on reading; the rest is intact. The longer a run goes on,
+the more losses share a line (up to a second's, after half an hour), so that it
+stays quick to read; what came since is in the tail, which is rewritten with
+each report, so that views need not wait.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import re
 import secrets
 import socket
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
@@ -35,6 +38,7 @@ from dlfb_lab.events import Event, Losses, RunStarted, from_json, joined, to_jso
 
 EVENTS = "events.jsonl"
 TAIL = "tail.json"
+WRITER = "writer.json"
 
 
 class Journal:
@@ -83,11 +87,18 @@ class Journal:
             try:
                 self._release()
                 os.fsync(self._file.fileno())
+                self._drop_tail()
             finally:
                 self._file.close()
                 if self._tail is not None:
                     self._tail.close()
-                    (self.path / TAIL).unlink(missing_ok=True)
+
+    def _drop_tail(self) -> None:
+        if self._tail is not None:
+            # It is overtaken, so it does no harm where a reader keeps it from being removed.
+            with contextlib.suppress(OSError):
+                self._tail.close()
+                (self.path / TAIL).unlink(missing_ok=True)
 
     def _release(self) -> None:
         if self._held is not None:
@@ -95,18 +106,39 @@ class Journal:
             self._held = None
 
     def _append(self, event: Event) -> None:
-        line = _dumped(to_json(event))
-        written = self._file.write(line)
-        if written != len(line):
-            raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}")
+        line, end = _dumped(to_json(event)), self._file.tell()
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}")
+        except OSError:
+            # Half a line would spoil the next one, and overtake the tail.
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+                self._file.seek(end)
+            raise
 
     def _write_tail(self, event: Losses) -> None:
         if self._tail is None:
             self._tail = open(self.path / TAIL, "w+b", buffering=0)  # noqa: SIM115 - closed by close()
+        values = to_json(event)
         self._tail.seek(0)
-        # The place that it follows tells a reader whether the journal has since got a line that contains it.
-        self._tail.write(_dumped({"follows": self._file.tell(), "event": to_json(event)}))
+        # The place that it follows tells a reader whether the journal has since got a line that contains it, and the
+        # check whether it was read while it was written.
+        tail = {"follows": self._file.tell(), "check": zlib.crc32(_dumped(values)), "event": values}
+        self._tail.write(_dumped(tail))
         self._tail.truncate()
+
+
+def parse_tail(text: bytes) -> tuple[int, dict[str, Any]] | None:
+    """Returns which byte of the journal a tail follows, and its losses as JSON values; None where it is damaged."""
+    try:
+        tail = json.loads(text.partition(b"\n")[0])
+        follows, event = tail["follows"], tail["event"]
+        whole = event["kind"] == "losses" and isinstance(follows, int) and tail["check"] == zlib.crc32(_dumped(event))
+        return (follows, event) if whole else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _dumped(values: dict[str, Any]) -> bytes:
@@ -132,33 +164,65 @@ def create(store: Path, name: str) -> Journal:
     path = store_folder(store) / f"{slug}-{stamp}-{secrets.token_hex(2)}"
     try:
         path.mkdir(parents=True)
-        (path / "writer.json").write_text(json.dumps(_this_process()), encoding="utf-8")
+        (path / WRITER).write_text(json.dumps(_this_process()), encoding="utf-8")
         return Journal(path)
     except OSError as error:
         raise StoreError(f"The store `{store}` cannot be written ({error.strerror or error}).") from error
 
 
-def liveness(path: Path) -> Literal["alive", "gone", "elsewhere"]:
-    """Whether the process that trains a run still lives; of one on another machine nothing can be said."""
+def liveness(path: Path) -> Literal["alive", "gone", "elsewhere", "unknown"]:
+    """Whether the process that trains a run still lives.
+
+    "elsewhere": it is on another machine, and nothing can be said. "unknown": it could not be found out just now.
+    """
     import psutil
 
     try:
-        writer = json.loads((path / "writer.json").read_text(encoding="utf-8"))
+        writer = json.loads((path / WRITER).read_text(encoding="utf-8"))
         if writer["host"] != socket.gethostname():
             return "elsewhere"
         process = psutil.Process(writer["pid"])
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return "gone"
         # A process number is given again to others, but not with the same start.
-        same = abs(process.create_time() - writer["created_s"]) < 1.0
-        return "alive" if same and process.status() != psutil.STATUS_ZOMBIE else "gone"
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        if writer.get("start") is not None:
+            return "alive" if writer["start"] == _start(process.pid) else "gone"
+        return "alive" if abs(process.create_time() - writer["created_s"]) < 60.0 else "gone"
+    except (FileNotFoundError, NotADirectoryError, psutil.NoSuchProcess):
         return "gone"
+    except (OSError, psutil.Error):
+        return "unknown"
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return "gone"
+
+
+def abandon(path: Path) -> None:
+    """Says of a run that nobody writes its journal any more, though its process lives."""
+    with contextlib.suppress(OSError):
+        (path / WRITER).unlink(missing_ok=True)
 
 
 def _this_process() -> dict[str, Any]:
     import psutil
 
     process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "created_s": process.create_time()}
+    return {
+        "host": socket.gethostname(),
+        "pid": process.pid,
+        "created_s": process.create_time(),
+        "start": _start(process.pid),
+    }
+
+
+def _start(pid: int) -> str | None:
+    """Returns when a process began, in a count that no correction of the clock changes; None where there is none."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # The name in brackets may hold anything; the start is the 20th field after it.
+        ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+    return f"{boot}:{ticks}"
 
 
 def append_later(path: Path, event: Event) -> None:
@@ -200,14 +264,27 @@ def _read_file(path: Path) -> Iterator[Event]:
 
 
 def _read_tail(path: Path) -> Iterator[Event]:
-    """Reads the losses that have no line yet; a torn tail, or one that the journal has overtaken, says nothing."""
+    """Reads the losses that have no line yet; a damaged tail, or one that the journal has overtaken, says nothing."""
     try:
-        line = (path / TAIL).read_bytes().partition(b"\n")[0]
-        values = json.loads(line)
-        if values["follows"] == (path / EVENTS).stat().st_size and (event := from_json(values["event"])):
+        tail = parse_tail((path / TAIL).read_bytes())
+        if tail is not None and tail[0] == _end_of_lines(path / EVENTS) and (event := from_json(tail[1])):
             yield event
     except (OSError, ValueError, KeyError, TypeError):
         return
+
+
+def _end_of_lines(path: Path) -> int:
+    """Returns the place after the last whole line of a file."""
+    with open(path, "rb") as file:
+        place = file.seek(0, os.SEEK_END)
+        while place > 0:
+            start = max(0, place - 65536)
+            file.seek(start)
+            found = file.read(place - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            place = start
+    return 0
 
 
 def _parse(lines: list[bytes]) -> Iterator[Any]:

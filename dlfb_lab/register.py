@@ -6,6 +6,7 @@ One small file a store, in a folder of the user's own. Kernels add to it, and th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ def folder() -> Path:
     """Returns where the register is: `DLFB_REGISTER`, else the platform's place for a user's state."""
     given = os.environ.get("DLFB_REGISTER")
     if given:
-        return Path(given).expanduser().absolute()
+        return Path(os.path.expanduser(given)).absolute()
     import platformdirs
 
     return platformdirs.user_state_path("dlfb-lab") / "stores"
@@ -35,8 +36,10 @@ def note(store: Path) -> None:
         OSError: the register cannot be written.
     """
     place = folder()
+    if not place.is_absolute():
+        raise OSError(errno.ENOENT, "this user has no home folder")
     target = place / f"{key(store)}.json"
-    if target.exists():
+    if key(store) in stores():
         return
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(dir=place)

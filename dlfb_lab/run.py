@@ -68,6 +68,7 @@ class Run:
         path: its folder; None where it could not be kept.
         dashboard: the live view as a widget; None where there is none.
         shown_in: number of the cell whose output has the live view; None where there is none.
+        journal_lost: whether the journal could not be written any more, so that it does not tell of this run's end.
     """
 
     def __init__(self, record: Record, path: Path | None, session: Session | None = None) -> None:
@@ -80,6 +81,7 @@ class Run:
         self._over = threading.Event()
         self._sinks: list[Sink] = []
         self.shown_in: int | None = None
+        self.journal_lost = False
         if session is None:
             self._over.set()
 
@@ -133,7 +135,10 @@ class Run:
                 self._sinks.remove(sink)
                 with contextlib.suppress(Exception):
                     sink.close()
-            what = "The journal" if isinstance(sink, journal.Journal) else f"A view ({type(sink).__name__})"
+            what = f"A view ({type(sink).__name__})"
+            if isinstance(sink, journal.Journal):
+                what, self.journal_lost = "The journal", True
+                journal.abandon(sink.path)
             text = f"{what} failed and was let go ({type(error).__name__}: {error}). Training goes on."
             self._put(Notice(step=self.record.step, level="warning", text=text))
 

@@ -53,15 +53,45 @@ def test_many_can_ask_at_once(tmp_path: Path) -> None:
     assert taken + box.take() == ["pause"] * 200
 
 
-def test_looking_when_nothing_is_new_costs_little(tmp_path: Path) -> None:
+def test_a_look_when_nothing_is_new_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(tmp_path, "pause")
     box = Inbox(tmp_path)
+    assert box.take() == ["pause"]
+    monkeypatch.setattr("builtins.open", None)
+    assert box.take() == []
+
+
+def test_what_is_no_request_costs_no_run(tmp_path: Path) -> None:
+    file = tmp_path / inbox.FILE
+    file.write_bytes(b"[" * 100_000 + b'\n{"action": "pause"}\n')
+    box = Inbox(tmp_path)
+    assert [action for _ in range(3) for action in box.take()] == ["pause"]
+    with file.open("ab") as out:
+        out.truncate(10**9)
+    before = box._read
     box.take()
-    (tmp_path / inbox.FILE).chmod(0)
-    start = time.perf_counter()
-    for _ in range(1000):
-        assert box.take() == []
-    assert (time.perf_counter() - start) / 1000 < 1e-3
+    assert before < box._read <= before + inbox.MOST_BYTES, "no more is read at one look"
+
+
+def test_a_file_that_was_taken_away_and_begun_anew_is_read(tmp_path: Path) -> None:
+    box = Inbox(tmp_path)
+    for action in ("pause", "resume"):
+        ask(tmp_path, action)
+    assert box.take() == ["pause", "resume"]
+    (tmp_path / inbox.FILE).unlink()
+    ask(tmp_path, "stop")
+    assert box.take() == ["stop"]
+
+
+def test_a_hard_link_to_another_file_is_not_written(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("untouched")
+    run = tmp_path / "run"
+    run.mkdir()
+    os.link(other, run / inbox.FILE)
+    with pytest.raises(OSError, match="take it away"):
+        ask(run, "stop")
+    assert other.read_text() == "untouched"
 
 
 def test_the_file_of_requests_is_the_users_own(tmp_path: Path) -> None:
@@ -109,7 +139,7 @@ def test_a_fifo_that_somebody_reads_is_no_plain_file_either(tmp_path: Path) -> N
     os.mkfifo(tmp_path / inbox.FILE)
     reader = os.open(tmp_path / inbox.FILE, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with pytest.raises(OSError, match="not a plain file"):
+        with pytest.raises(OSError, match="no plain file"):
             ask(tmp_path, "stop")
         assert os.read(reader, 10) == b""
     finally:

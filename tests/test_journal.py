@@ -157,7 +157,7 @@ def test_losses_that_do_not_follow_one_another_keep_their_steps(tmp_path: Path) 
     assert [(e.first_step, e.losses.dtype) for e in journal.read(tmp_path)] == [(0, "f4"), (3, "f4"), (7, "f8")]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]\n", b'{"follows": 1}\n', b"\xff\n"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]\n", b'{"follows": 1}\n', b"\xff\n", b"[" * 100_000 + b"\n"])
 def test_a_tail_that_is_damaged_or_overtaken_says_nothing(tmp_path: Path, damage: bytes) -> None:
     kept = journal.Journal(tmp_path)
     kept._lined_s += 3600.0
@@ -172,6 +172,57 @@ def test_a_tail_that_is_damaged_or_overtaken_says_nothing(tmp_path: Path, damage
     (tmp_path / journal.TAIL).write_bytes(tail)
     assert len(Record(journal.read(tmp_path)).losses()[0]) == 10, "the journal has overtaken that tail"
     kept.close()
+
+
+def test_a_tail_that_was_read_while_it_was_written_says_nothing(tmp_path: Path) -> None:
+    """Its new beginning and its old end can be valid together, with wrong losses."""
+    kept = journal.Journal(tmp_path)
+    kept._lined_s += 3600.0
+    kept.put(block(0, 3000))
+    old = (tmp_path / journal.TAIL).read_bytes()
+    kept._held = None
+    kept.put(block(3000, 3000))
+    new = (tmp_path / journal.TAIL).read_bytes()
+    kept.close()
+    assert journal.parse_tail(old) and journal.parse_tail(new)
+    torn = new[: len(new) // 2] + old[-(len(new) - len(new) // 2) :]
+    json.loads(torn)
+    assert journal.parse_tail(torn) is None
+
+
+def test_a_tail_stays_readable_behind_half_a_line(tmp_path: Path) -> None:
+    kept = journal.Journal(tmp_path)
+    kept.put(STARTED)
+    kept._lined_s += 3600.0
+    kept.put(block(0, 5))
+    with open(tmp_path / journal.EVENTS, "ab") as file:
+        file.write(b'{"kind": "los')
+    assert [e.kind for e in journal.read(tmp_path)] == ["run_started", "losses"]
+    kept.close()
+
+
+def test_a_full_disk_costs_nothing_that_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = journal.Journal(tmp_path)
+    kept.put(STARTED)
+    kept._lined_s += 3600.0
+    kept.put(block(0, 200))
+    file = kept._file
+
+    class Full:
+        def __getattr__(self, name: str) -> object:
+            return getattr(file, name)
+
+        def write(self, line: bytes) -> int:
+            return file.write(line[:20])
+
+    monkeypatch.setattr(kept, "_file", Full())
+    with pytest.raises(OSError, match="20 of"):
+        kept.put(Status(step=200, state="finished"))
+    assert len(Record(journal.read(tmp_path)).losses()[0]) == 200
+    with pytest.raises(OSError, match="20 of"):
+        kept.close()
+    assert len(Record(journal.read(tmp_path)).losses()[0]) == 200, "the tail stays where its losses have no line"
+    assert (tmp_path / journal.EVENTS).read_bytes().endswith(b"\n")
 
 
 def test_two_runs_of_one_name_are_both_kept(tmp_path: Path) -> None:
@@ -273,7 +324,8 @@ def test_a_process_that_has_ended_but_is_not_reaped_does_not_write(tmp_path: Pat
         writer = {
             "host": socket.gethostname(),
             "pid": process.pid,
-            "created_s": psutil.Process(process.pid).create_time(),
+            "created_s": psutil.Process(process.pid).create_time() + 3.0,  # the clock was corrected since
+            "start": journal._start(process.pid),
         }
         (tmp_path / "writer.json").write_text(json.dumps(writer), "utf-8")
         assert journal.liveness(tmp_path) == "alive"
@@ -290,6 +342,37 @@ def test_a_process_that_has_ended_but_is_not_reaped_does_not_write(tmp_path: Pat
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"host": 7}',
+        '{"host": "HOST", "pid": "x"}',
+        '{"host": "HOST", "pid": 1, "created_s": 1e400}',
+    ],
+)
+def test_a_damaged_note_of_the_writer_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / journal.WRITER).write_text(text.replace("HOST", socket.gethostname()))
+    assert journal.liveness(tmp_path) in ("gone", "elsewhere")
+
+
+def test_a_passing_trouble_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = journal.create(tmp_path, "mine")
+    assert journal.liveness(kept.path) == "alive"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", lambda *_, **__: os.stat("\0" * 0 + "/proc/self/mem/x"))
+        assert journal.liveness(kept.path) in ("unknown", "gone")
+    with monkeypatch.context() as patched:
+        patched.setattr(psutil, "Process", lambda _: (_ for _ in ()).throw(psutil.AccessDenied(1)))
+        assert journal.liveness(kept.path) == "unknown"
+    assert journal.liveness(kept.path) == "alive"
+    journal.abandon(kept.path)
+    assert journal.liveness(kept.path) == "gone"
+    kept.close()
 
 
 TRAINING = """

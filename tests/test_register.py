@@ -125,3 +125,21 @@ def test_a_register_that_cannot_be_written_is_an_error_of_the_system(tmp_path: P
     with pytest.raises(OSError):
         register.note(tmp_path / "runs")
     assert register.stores() == {}
+
+
+def test_a_damaged_entry_is_written_anew(tmp_path: Path, folder: Path) -> None:
+    register.note(tmp_path / "runs")
+    (entry,) = folder.iterdir()
+    entry.write_text("")
+    assert register.stores() == {}
+    register.note(tmp_path / "runs")
+    assert list(register.stores().values()) == [tmp_path / "runs"]
+
+
+def test_a_user_without_a_home_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DLFB_REGISTER")
+    monkeypatch.setattr("platformdirs.user_state_path", lambda _: Path("~/state"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="no home folder"):
+        register.note(tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []

@@ -148,6 +148,7 @@ class _Training:
         yield from self._initialise()
         if self.plan.loss.own:
             yield from self._baseline()
+        self.control.look()
         if self.control.stop_reason is None:
             yield from self._compile()
 
@@ -190,6 +191,9 @@ class _Training:
         if e.valid is not None:
             self.evaluator.compile(self.carry.params, self.carry.extra, e.valid.x)
             yield from self._said_by_evaluator()
+            self.control.look()
+            if self.control.stop_reason is not None:
+                return
         ragged = p.remainder if not p.mask_padding else 0
         self.full_batches = -(-(len(e.train) - ragged) // e.batch_size)
         self.step_full, took = self._training_program(e.batch_size)

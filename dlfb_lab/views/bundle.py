@@ -31,8 +31,8 @@ def outcome(record: Record, status: str) -> dict[str, Any]:
 
 
 def reference(run: Run) -> dict[str, Any]:
-    """Returns what JupyterLab needs to find a run's journal through the server; empty where there is no journal."""
-    if run.path is None:
+    """Returns what JupyterLab needs to find a run's journal through the server; empty where none is being kept."""
+    if run.path is None or run.journal_lost:
         return {}
     return {
         RUN: {
@@ -60,35 +60,42 @@ def open_view(run: Run, control: Callable[[str], None] | None) -> list[Sink]:
     from IPython.display import display
 
     widget = _widget_view(run, control) if _has_widgets(shell) else None
-    live, metadata = reference(run), {}
+    live: dict[str, Any] = {"text/plain": "starting"}
+    metadata: dict[str, Any] = {}
     if widget is not None:
         # anywidget's own reference, because Colab needs its metadata to find the widget.
         shown, metadata = widget.dashboard._repr_mimebundle_()
-        live[WIDGET] = shown[WIDGET]
-    starting = {**live, "text/plain": f"{run.name}: live view" if widget is not None else "starting"}
-    handle: Any = display(starting, metadata=metadata, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        live = {WIDGET: shown[WIDGET], "text/plain": f"{run.name}: live view"}
+    handle: Any = display(  # type: ignore[no-untyped-call]
+        {**reference(run), **live}, metadata=metadata, raw=True, display_id=True
+    )
     if handle is None:
         return [ConsoleView()]
 
     def update(data: dict[str, Any]) -> None:
-        handle.update({**live, **data}, metadata=metadata, raw=True)
+        handle.update({**reference(run), **live, **data}, metadata=metadata, raw=True)
 
     run.shown_in = shell.execution_count
     if widget is None:
-        return [OutputView(update), _Outcome(update)]
+        return [OutputView(update), _Outcome(run, update)]
     run.dashboard = widget.dashboard
-    return [widget, _Outcome(update)]
+    return [widget, _Outcome(run, update)]
 
 
 class _Outcome:
     """Puts the static outcome into the cell's output when the run is over. It is a sink."""
 
-    def __init__(self, update: Callable[[dict[str, Any]], None]) -> None:
-        self._update = update
+    def __init__(self, run: Run, update: Callable[[dict[str, Any]], None]) -> None:
+        self._run, self._update = run, update
         self._record = Record()
+        self._journal_lost = False
 
     def put(self, event: Any) -> None:
         self._record.put(event)
+        if self._run.journal_lost and not self._journal_lost:
+            # JupyterLab draws the run from its journal, which now stands still: let it show the widget.
+            self._journal_lost = True
+            self._update({})
 
     def close(self) -> None:
         state = self._record.status.state if self._record.status else "failed"

@@ -170,7 +170,11 @@ def open_notebook(
         opened.append((shown, lab))
         page.on(
             "console",
-            lambda message: shown.console_errors.append(message.text) if message.type == "error" else None,
+            lambda message: (
+                shown.console_errors.append(f"{message.text} {message.location.get('url', '')}")
+                if message.type == "error"
+                else None
+            ),
         )
         page.on("pageerror", lambda error: shown.console_errors.append(str(error)))
         page.goto(f"{lab.url}/lab/tree/{path.name}?token={lab.token}&reset")

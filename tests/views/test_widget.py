@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -145,13 +146,26 @@ def test_the_outcome_has_every_form() -> None:
 
 def test_the_static_outcome_joins_the_live_view_at_the_end() -> None:
     told: list[dict[str, Any]] = []
-    sink = bundle._Outcome(told.append)
+    run = SimpleNamespace(journal_lost=False)
+    sink = bundle._Outcome(run, told.append)  # type: ignore[arg-type]
     for event in GOLDEN.events:
         sink.put(event)
     assert told == []
     sink.close()
     (data,) = told
     assert set(data) == {"text/plain", "text/html", "image/svg+xml"}
+
+
+def test_an_output_whose_journal_is_lost_is_handed_to_the_widget() -> None:
+    told: list[dict[str, Any]] = []
+    run = SimpleNamespace(journal_lost=False)
+    sink = bundle._Outcome(run, told.append)  # type: ignore[arg-type]
+    sink.put(GOLDEN.events[0])
+    run.journal_lost = True
+    for event in GOLDEN.events[1:]:
+        sink.put(event)
+    assert told == [{}], "the reference to the journal is left out once"
+    assert bundle.reference(SimpleNamespace(path=Path("store/run"), journal_lost=True)) == {}  # type: ignore[arg-type]
 
 
 class Kernel:
@@ -186,7 +200,7 @@ def test_a_notebook_gets_a_widget_and_nbconvert_text(
     monkeypatch.setattr(bundle, "widget_built", lambda: built)
     monkeypatch.setattr("IPython.display.display", display)
     path = tmp_path / "mine-1" if kept else None
-    run = type("Run", (), {"name": "mine", "dashboard": None, "shown_in": None, "path": path})()
+    run = SimpleNamespace(name="mine", dashboard=None, shown_in=None, path=path, journal_lost=False)
     sinks = bundle.open_view(run, None)
     for event in GOLDEN.events:
         for sink in sinks:
