@@ -417,3 +417,23 @@ def test_the_journal_of_a_run_is_strict_json_and_holds_its_settings(run: Run) ->
     assert settings["target"] == "kind"
     assert settings["batch_size"] == 10
     assert settings["loss"] == "cross_entropy"
+
+
+def test_a_run_whose_journal_can_not_go_on_is_over_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put = journal.Journal.put
+
+    def full(self: journal.Journal, event: Any) -> None:
+        if isinstance(event, Evaluation):
+            raise OSError("no space left on device")
+        put(self, event)
+
+    monkeypatch.setattr(journal.Journal, "put", full)
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    run = dlfb_lab.train(Linear(), (x, x[:, 0]), valid=0.2, epochs=2, store=tmp_path)
+    assert run.status == "finished"
+    assert "The journal failed and was let go (OSError: no space left on device)" in capsys.readouterr().out
+    assert run.path is not None
+    assert run.journal_lost
+    assert journal.liveness(run.path) == "gone"

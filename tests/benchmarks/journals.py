@@ -18,7 +18,7 @@ from dlfb_lab.record import Record
 STEPS = 1_000_000
 TARGET_BYTES, TARGET_S = 25_000_000, 1.0
 STEP_S = {"steps of 20 µs": 2e-5, "steps of 1 ms": 1e-3, "steps of 50 ms": 0.05}
-REPORT_S = 0.15
+REPORT_S = 0.1
 """How often a long run reports its losses; the journal's clock is turned on by this much for each report."""
 
 
