@@ -10,6 +10,8 @@ import { hook, setText } from "../core/dom";
 import { staticPart, WIDGET_MIME, widgetOf } from "./bundle";
 
 const WIDGET_STATE_MIME = "application/vnd.jupyter.widget-state+json";
+/** A kernel that is free answers sooner. */
+const SILENCE_MS = 1000;
 
 /** Where an output is shown. */
 export interface Host {
@@ -109,10 +111,14 @@ async function hasWidget({ context, content, sessionContext }: NotebookPanel, id
   await sessionContext.ready;
   const kernel = sessionContext.session?.kernel ?? null;
   if (kernel === null) return false;
-  // A busy one answers only at its end; the cell that keeps it busy may be the one that shows the widget.
-  if (kernel.status === "busy") return true;
-  const { content: reply } = await kernel.requestCommInfo({ target_name: "jupyter.widget" });
-  return reply.status === "ok" && id in reply.comms;
+  if (kernel.hasComm(id)) return true;
+  const known = kernel.requestCommInfo({ target_name: "jupyter.widget" }).then(
+    ({ content: reply }) => reply.status === "ok" && id in reply.comms,
+    () => false,
+  );
+  // A kernel inside a cell answers only at its end, and may call itself idle: its subshells do. That cell may be the
+  // one that shows the widget, and one that never draws stays hidden.
+  return Promise.race([known, new Promise<boolean>((resolve) => setTimeout(resolve, SILENCE_MS, true))]);
 }
 
 type SavedWidgets = Record<string, { state?: Record<string, unknown> } | undefined>;

@@ -208,6 +208,23 @@ def test_a_run_that_the_server_cannot_see_is_drawn_by_the_widget(open_notebook, 
     assert again.console_errors == []
 
 
+def test_the_widget_is_live_while_its_cell_is_busy(open_notebook) -> None:
+    notebook = opened(
+        open_notebook,
+        "import os; os.environ['DLFB_REGISTER'] = 'elsewhere'",
+        f"run = %dlfb_train model (x, y) --valid 0.2 {ENDLESS} --name far --store elsewhere/runs",
+    )
+    notebook.run_cell(1)
+    notebook.run_cell(2, wait=False)
+    given = notebook.output(2).locator(".dlfb-hand-over .dlfb-dash")
+    expect(given).to_be_visible(timeout=20_000)
+    wait_for_steps(given, wait_for_steps(given, 0))
+    expect(part(given, "state")).to_have_text("running")
+    notebook.page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.interrupt()")
+    expect(part(given, "state")).to_have_text("stopped")
+    assert notebook.console_errors == []
+
+
 def test_without_the_server_extension_the_widget_is_shown_and_the_remedy_said(open_notebook, own_lab) -> None:
     lab = own_lab("--ServerApp.jpserver_extensions={'dlfb_lab': False}")
     notebook = opened(open_notebook, "run = %dlfb_train model (x, y) --valid 0.2 --epochs 20", lab=lab)
