@@ -109,15 +109,14 @@ function engineNow(store: RunStore, now_ms: number): number {
 
 function aboutText({ plan }: RunState): string {
   if (plan === null) return "";
-  return [plan.task_sentence, plan.model, `${count(plan.parameter_count)} parameters`]
-    .filter((text) => text !== "")
-    .join(" · ");
+  const parameters = plan.parameter_count > 0 ? `${count(plan.parameter_count)} parameters` : "";
+  return [plan.task_sentence, plan.model, parameters].filter((text) => text !== "").join(" · ");
 }
 
 function progressText(state: RunState): string {
   const { plan } = state;
   if (plan === null) return state.step > 0 ? `step ${count(state.step)}` : "";
-  const parts = [`step ${count(state.step)} of ${count(plan.steps_total)}`];
+  const parts = [`step ${count(state.step)}${plan.steps_total > 0 ? ` of ${count(plan.steps_total)}` : ""}`];
   if (plan.steps_per_epoch > 0) {
     const total = plan.steps_total / plan.steps_per_epoch;
     parts.push(`epoch ${tenths(epochAt(state, state.step))} of ${value(Number(total.toFixed(1)))}`);

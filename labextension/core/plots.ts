@@ -97,7 +97,7 @@ export function splitsOf(state: RunState): string[] {
 }
 
 function fullSpan(state: RunState): Span {
-  return [0, state.step > 0 ? state.step : (state.plan?.steps_total ?? 1)];
+  return [0, state.step > 0 ? state.step : state.plan?.steps_total || 1];
 }
 
 function smoothLine(state: RunState, [from, to]: Span, columns: number): Line {

@@ -96,20 +96,21 @@ export function reduce(state: RunState, event: RunEvent): void {
   switch (event.kind) {
     case "run_started":
       if (state.plan !== null && state.plan.run_id !== event.run_id) Object.assign(state, emptyState());
-      state.plan = event;
+      state.plan = completePlan(event);
       state.started_s = time_s;
       state.updated_s = time_s;
       break;
     case "status":
-      state.state = event.state;
-      state.reason = event.reason;
+      state.state = (asText(event.state) || state.state) as State;
+      state.reason = asText(event.reason);
       state.stateSince_s = time_s;
       break;
     case "losses":
       reduceLosses(state, event);
       break;
     case "evaluation": {
-      const { step, split, rows, look } = event;
+      const { step, rows, look } = event;
+      const split = asText(event.split);
       const duration_s = toNumber(event.duration_s);
       const scores = { step, split, rows, look, duration_s, metrics: toNumbers(event.metrics) };
       state.evaluations.push(scores);
@@ -117,7 +118,7 @@ export function reduce(state: RunState, event: RunEvent): void {
       break;
     }
     case "baseline":
-      state.baselines.push({ name: event.name, split: event.split, metrics: toNumbers(event.metrics) });
+      state.baselines.push({ name: asText(event.name), split: asText(event.split), metrics: toNumbers(event.metrics) });
       break;
     case "compilation":
       state.compilations.push(event);
@@ -146,6 +147,31 @@ export function decodeLosses(text: string): Float64Array {
   );
 }
 
+const PLAN: RunStarted = {
+  ...{ kind: "run_started", step: 0, time_s: "NaN", version: NaN, run_id: "", name: "", task: "", task_sentence: "" },
+  ...{ classes: [], model: "", model_kind: "", parameter_count: 0, steps_total: 0, steps_per_epoch: 0, batch_size: 0 },
+  ...{ evaluations_total: 0, monitor: "", monitor_mode: "min", rows: {}, split_hash: "", settings: {}, versions: {} },
+  ...{ device: "", source: "" },
+};
+
+/** The plan with every field of the kind that this version knows: a newer one may lack some, or mean others by them. */
+function completePlan(event: RunStarted): RunStarted {
+  const given = event as unknown as Record<string, unknown>;
+  const fields = Object.entries(PLAN).map(([name, without]): [string, unknown] => [
+    name,
+    kindOf(given[name]) === kindOf(without) ? given[name] : without,
+  ]);
+  return { ...(Object.fromEntries(fields) as unknown as RunStarted), time_s: event.time_s };
+}
+
+function kindOf(value: unknown): string {
+  return value === null ? "null" : Array.isArray(value) ? "list" : typeof value;
+}
+
+function asText(value: unknown): string {
+  return typeof value === "string" ? value : "";
+}
+
 export function toNumber(value: JsonFloat): number {
   return Number(value);
 }
@@ -155,6 +181,9 @@ function toNumbers(values: Record<string, JsonFloat>): Metrics {
 }
 
 function reduceLosses(state: RunState, event: Losses): void {
+  const { first_step, stride } = event;
+  if (!(Number.isInteger(first_step) && first_step >= 0 && Number.isInteger(stride) && stride >= 1))
+    throw new Error(`losses of no known place: first_step ${first_step}, stride ${stride}`);
   const values = decodeLosses(event.losses);
   state.losses.append(event.first_step, event.stride, values);
   const steps = values.length * event.stride;

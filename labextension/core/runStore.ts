@@ -30,6 +30,9 @@ export class RunStore {
   heardAt_ms = NaN;
   /** what the transport knows of the process that trains */
   life: Life = "unknown";
+  /** what of the run could not be read, said once in words; empty while all could */
+  private leftOut = "";
+  private hasWarned = false;
   private said = new Map<string, string>();
   private refusals = 0;
   private count = 0;
@@ -74,6 +77,7 @@ export class RunStore {
     this.count = count;
     this.awaitingSnapshot = false;
     this.heardAt_ms = now_ms;
+    this.leftOut = "";
     for (const event of events) this.take(event);
     // The states on the way were passed before the action was asked for.
     this.pending = pending !== null && isDone(pending, this.state) ? null : pending;
@@ -122,7 +126,7 @@ export class RunStore {
   }
 
   get notes(): string[] {
-    return [...this.said.values(), newerThanThis(this.state)].filter((text) => text !== "");
+    return [...this.said.values(), newerThanThis(this.state), this.leftOut].filter((text) => text !== "");
   }
 
   standing(now_ms: number): Standing {
@@ -153,7 +157,9 @@ export class RunStore {
     try {
       reduce(this.state, event);
     } catch (error) {
-      console.warn("dlfb-lab: an event could not be read and was left out", error);
+      this.leftOut = `Some ${event.kind === "losses" ? "losses" : "events"} could not be read and are left out.`;
+      if (!this.hasWarned) console.warn("dlfb-lab: an event could not be read and was left out", error);
+      this.hasWarned = true;
     }
     if (this.pending !== null && event.kind === "status" && isDone(this.pending, this.state)) this.pending = null;
   }

@@ -31,6 +31,7 @@ export function isLost(life: Life, silence_s: number): boolean {
 
 /** What to say of a run that knows more than this version does; empty when there is nothing to say. */
 export function newerThanThis({ plan }: RunState): string {
+  // A version that is no number is NaN here: not of a vocabulary that is known.
   if (plan === null || plan.version <= SCHEMA) return "";
   const writer = plan.versions["dlfb-lab"] as string | undefined;
   const which = writer === undefined ? "a newer dlfb_lab" : `dlfb_lab ${writer}, which is newer than this view`;

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { lossContent, metricNames } from "../../labextension/core/plots";
+import { timeLeft } from "../../labextension/core/progress";
 import { decodeLosses, evaluationsOf, hasEnded } from "../../labextension/core/runState";
+import { newerThanThis } from "../../labextension/core/standing";
 import { evaluation, goldenEvents, losses, plan, stateOf } from "./runs";
 
 test("the golden journal adds up to its run", () => {
@@ -41,6 +44,29 @@ test("the first loss that is not finite is remembered", () => {
 test("kinds that are not known are skipped", () => {
   const odd = [{ kind: "from_the_future", step: 3 }, { kind: 7, step: 1 }, { step: 1 }, null, 4, "losses", []];
   assert.deepEqual(stateOf([plan(), ...odd]), stateOf([plan()]));
+});
+
+test("a plan of a newer version may lack fields or have others in their place", () => {
+  const lacking = { ...plan(), version: undefined, rows: undefined };
+  const odd = { ...lacking, versions: null, settings: [1], name: 7, steps_total: "many", monitor: null, added: {} };
+  const state = stateOf([odd, evaluation(10), losses(0, [1, 2])]);
+  const { version, rows, versions, settings, name, steps_total, model } = state.plan ?? assert.fail("no plan");
+  assert.deepEqual(
+    { version, rows, versions, settings, name, steps_total },
+    { version: NaN, rows: {}, versions: {}, settings: {}, name: "", steps_total: 0 },
+  );
+  assert.equal(model, plan().model);
+  assert.match(newerThanThis(state), /a newer dlfb_lab/);
+  assert.deepEqual(metricNames(state), []);
+  assert.deepEqual(lossContent(state, null, false, 100).x, [0, 10]);
+  assert.deepEqual(lossContent(stateOf([odd]), null, false, 100).x, [0, 1]);
+  assert.equal(timeLeft(state).train_s, 0);
+});
+
+test("a state or a reason that is no text changes nothing", () => {
+  const started = { kind: "status", step: 0, time_s: 1, state: "running", reason: "" };
+  const state = stateOf([started, { ...started, state: null, reason: 5 }]);
+  assert.deepEqual([state.state, state.reason], ["running", ""]);
 });
 
 test("losses of steps already known replace them", () => {

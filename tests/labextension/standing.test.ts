@@ -81,6 +81,17 @@ test("a run of a newer vocabulary says so", () => {
   assert.deepEqual(store.notes, []);
 });
 
+test("what cannot be read is left out, warned of once, and spoken of", (t) => {
+  const warn = t.mock.method(console, "warn", () => undefined);
+  const store = started({ ...losses(0, [1]), losses: "f2:AAA=" }, { ...losses(0, [1]), stride: 0 }, losses(0, [4, 5]));
+  store.extend([{ ...losses(0, [1]), losses: null }], 2000);
+  assert.equal(store.state.losses.length, 2);
+  assert.deepEqual(store.notes, ["Some losses could not be read and are left out."]);
+  assert.equal(warn.mock.callCount(), 1);
+  store.replace([plan(), losses(0, [1])], 0, 3000);
+  assert.deepEqual(store.notes, []);
+});
+
 test("a refused action is no longer pending, and why is shown for a while", (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
   const store = started();
