@@ -14,10 +14,21 @@ export interface NamedRun extends RunRef {
 
 /** The run that the output is about, or null where it does not say so in the words of this version. */
 export function runOf(bundle: Bundle): NamedRun | null {
-  const { store, run, name } = (bundle[RUN_MIME] ?? {}) as Bundle;
-  if (typeof store !== "string" || !/^[0-9a-f]{16}$/.test(store)) return null;
-  if (typeof run !== "string" || !/^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$/.test(run)) return null;
+  const reference = (bundle[RUN_MIME] ?? {}) as Bundle;
+  if (!isRef(reference)) return null;
+  const { store, run, name } = reference;
   return { store, run, name: typeof name === "string" ? name : "" };
+}
+
+/** Whether these can be the parts of a run's address; that there is such a run only the server knows. */
+export function isRef<T extends { readonly store?: unknown; readonly run?: unknown }>(value: T): value is T & RunRef {
+  const { store, run } = value;
+  return (
+    typeof store === "string" &&
+    /^[0-9a-f]{16}$/.test(store) &&
+    typeof run === "string" &&
+    /^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$/.test(run)
+  );
 }
 
 /** What of the output needs neither a server nor a kernel. */

@@ -1,11 +1,12 @@
 // What can be done from the palette, the keyboard, and by other extensions.
 
 import type { JupyterFrontEnd } from "@jupyterlab/application";
-import { InputDialog, type ICommandPalette, type WidgetTracker } from "@jupyterlab/apputils";
+import { InputDialog, showErrorMessage, type ICommandPalette, type WidgetTracker } from "@jupyterlab/apputils";
 import type { ReadonlyPartialJSONObject } from "@lumino/coreutils";
 
 import type { Action } from "../core/runStore";
 import type { RunFeeds, RunRef } from "./feed";
+import { refOf, runsMeant } from "./finding";
 import { runsIcon } from "./icons";
 import { PANEL_ID } from "./panel";
 import { actionsOf, keyOf, rowOf, stateOf } from "./runRow";
@@ -15,6 +16,7 @@ import type { RunSummary } from "./server";
 import { COMMANDS } from "./tokens";
 
 const CATEGORY = "dlfb_lab";
+const NOT_FOUND = "This run was not found";
 
 const RUN_ARGS = {
   args: {
@@ -23,6 +25,7 @@ const RUN_ARGS = {
       run: { type: "string", description: "The run's id, the name of its folder" },
       store: { type: "string", description: "The key of the store that the run is in, where an id is not enough" },
       name: { type: "string", description: "The run's name, shown until its journal has been read" },
+      restored: { type: "boolean", description: "Whether this is a tab of the last session: a lost one is let go" },
     },
   },
 } as const;
@@ -64,8 +67,16 @@ export function addCommands(parts: Parts): void {
     icon: runsIcon,
     describedBy: RUN_ARGS,
     execute: async (args) => {
-      const ref = refOf(parts.runs, args) ?? (await pick(parts.runs));
+      if (args.restored !== true && args.run === undefined) {
+        const picked = await pick(parts.runs);
+        if (picked !== null) openTab(parts, picked, picked.name);
+        return;
+      }
+      const ref = refOf(parts.runs.runs, args);
       if (ref !== null) openTab(parts, ref, ref.name);
+      // The restorer forgets a tab whose command fails.
+      else if (args.restored === true) throw new Error(NOT_FOUND);
+      else await showErrorMessage(NOT_FOUND, notFound(parts.runs, JSON.stringify(args.run)));
     },
   });
   const actions: [string, Action, string][] = [
@@ -109,38 +120,42 @@ function openTab({ app, feeds, tabs }: Parts, ref: RunRef, name: string): void {
   app.shell.activateById(tab.id);
 }
 
-function refOf(runs: RunsModel, args: ReadonlyPartialJSONObject): (RunRef & { name: string }) | null {
-  const { run, store, name } = args;
-  if (typeof run !== "string") return null;
-  const known = runs.runs.find((summary) => summary.run === run && (store === undefined || summary.store === store));
-  if (known !== undefined) return known;
-  return typeof store === "string" ? { store, run, name: typeof name === "string" ? name : "" } : null;
+function notFound({ answer, problem }: RunsModel, called: string): string {
+  if (answer === null) return problem?.message ?? "The runs have not been listed yet.";
+  return `There is no run ${called} on this Jupyter server.`;
 }
 
-async function pick({ runs }: RunsModel): Promise<RunSummary | null> {
-  const now_s = Date.now() / 1000;
-  const items = runs.map((run) => {
-    const { name, state, when } = rowOf(run, now_s);
-    return `${name} · ${state} · ${when} · ${run.run}`;
-  });
-  const { value } = await InputDialog.getItem({
-    title: "Open a run",
-    label: runs.length === 0 ? "There are no runs yet." : "Its name or its id; typing narrows the list.",
-    // The dialog fills in the first item; an empty one leaves room to type.
-    items: ["", ...items],
-    editable: true,
-    okLabel: "Open",
-  });
-  const chosen = value?.trim() ?? "";
-  if (chosen === "") return null;
-  return runs.find(({ run, name }, i) => [items[i], run, name].includes(chosen)) ?? null;
+/** Asks until one run is meant, or nobody wants one any more. */
+async function pick(model: RunsModel): Promise<RunSummary | null> {
+  let { runs } = model;
+  let label = runs.length === 0 ? "There are no runs yet." : "Its name or its id; typing narrows the list.";
+  for (;;) {
+    const lines = runs.map((run) => {
+      const { name, state, when } = rowOf(run, model.now_s);
+      return [name, state, when, run.run].filter((text) => text !== "").join(" · ");
+    });
+    const { value } = await InputDialog.getItem({
+      title: "Open a run",
+      label,
+      // The dialog fills in the first item; an empty one leaves room to type.
+      items: ["", ...lines],
+      editable: true,
+      okLabel: "Open",
+    });
+    const text = value?.trim() ?? "";
+    if (text === "") return null;
+    const meant = runsMeant(runs, lines, text);
+    if (meant.length === 1) return meant[0];
+    runs = meant.length > 0 ? meant : model.runs;
+    label = meant.length > 0 ? `${meant.length} runs are called “${text}”. Which one?` : notFound(model, `“${text}”`);
+  }
 }
 
 /** The run that a command without arguments is about: the one in front, if it can do this, else the latest that can. */
 function target({ runs, tabs, app }: Parts, action: Action, args: ReadonlyPartialJSONObject): RunSummary | null {
   const able = (run: RunSummary | null): boolean => run !== null && actionsOf(run).includes(action);
   if (typeof args.run === "string") {
-    const ref = refOf(runs, args);
+    const ref = refOf(runs.runs, args);
     const run = ref === null ? null : runs.find(ref.store, ref.run);
     return able(run) ? run : null;
   }

@@ -81,7 +81,7 @@ export class DeviceView extends Widget {
       this.cards.delete(key);
     }
     for (const device of devices) this.card(device).update(device, history);
-    this.showAllocations(allocations(this.runs.runs, Date.now() / 1000));
+    this.showAllocations(allocations(this.runs.runs, this.runs.now_s));
   }
 
   private card({ key }: Device): Card {

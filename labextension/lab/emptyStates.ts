@@ -26,9 +26,13 @@ export function absent(retry: () => void): HTMLElement {
   again.addEventListener("click", retry);
   node.append(
     el("p", "dlfb-nothing-title", "Runs cannot be listed"),
-    el("p", "", "dlfb_lab's server extension is not enabled in this Jupyter server. In a terminal, type:"),
+    el("p", "", "dlfb_lab's server extension does not answer here. In a terminal on the Jupyter server, type:"),
     copyable(ENABLE),
-    el("p", "", "Then restart JupyterLab. Training works without it; outputs of cells are drawn by the kernel."),
+    el(
+      "p",
+      "",
+      "Then restart JupyterLab. Training works without it: its kernel draws it, and a picture of it is kept.",
+    ),
     again,
   );
   return node;

@@ -35,7 +35,7 @@ export const panelPlugin: JupyterFrontEndPlugin<void> = {
     restorer?.add(panel, panel.id);
     void restorer?.restore(tabs, {
       command: COMMANDS.openRun,
-      args: ({ content: { ref, name } }) => ({ ...ref, name }),
+      args: ({ content: { ref, name } }) => ({ ...ref, name, restored: true }),
       name: ({ content: { ref } }) => `${ref.store}/${ref.run}`,
     });
     void app.started.then(() => {

@@ -133,7 +133,8 @@ class ActionButton {
       this.node.closest(".dlfb-run")?.querySelector("button")?.focus();
     }
     this.node.hidden = action === undefined;
-    this.isPending = pending !== null;
+    // A stop still overtakes what was asked for before it.
+    this.isPending = pending !== null && (pending === action || pending === "stop");
     this.node.ariaDisabled = String(this.isPending);
     if (action === undefined || action === this.action) return;
     this.action = action;

@@ -86,7 +86,7 @@ export class RunList extends Widget {
 
   /** Brings the rows in line with the runs; rows that stay are not touched, so they keep the focus. */
   private arrange(runs: readonly RunSummary[]): void {
-    const now_s = Date.now() / 1000;
+    const { now_s } = this.model;
     const wanted = new Set(runs.map(keyOf));
     for (const [key, { node }] of this.items) {
       if (wanted.has(key)) continue;

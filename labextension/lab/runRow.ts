@@ -55,7 +55,8 @@ export function canBeAsked(summary: RunSummary): boolean {
 /** Whether the run goes on, as far as can be told. */
 export function isLive(summary: RunSummary, now_s: number): boolean {
   if (!canBeAsked(summary) && summary.state !== "waiting") return false;
-  return summary.life === "alive" || (summary.life === "elsewhere" && now_s - summary.updated_s < SILENT_S);
+  if (summary.life === "gone") return false;
+  return summary.life !== "elsewhere" || now_s - summary.updated_s < SILENT_S;
 }
 
 export function actionsOf(summary: RunSummary): Action[] {

@@ -65,8 +65,9 @@ export class RunView extends Widget {
 
   protected override onUpdateRequest(): void {
     const { known, failure } = this.feed;
+    const { run } = this.ref;
     this.title.label = this.name;
-    this.title.caption = `Training run ${this.ref.run}`;
+    this.title.caption = `Training run ${run}`;
     const isGone = !known && failure !== null && GONE.includes(failure.code);
     this.gone.hidden = !isGone;
     if (!isGone) return;
@@ -78,8 +79,12 @@ export class RunView extends Widget {
       this.mount();
     });
     this.gone.replaceChildren(
-      el("p", "dlfb-nothing-title", `The run ${this.name} is not there any more`),
-      el("p", "", `${failure.message} (${this.ref.run})`),
+      el(
+        "p",
+        "dlfb-nothing-title",
+        this.name === run ? "This run is not there any more" : `${this.name} is not there any more`,
+      ),
+      el("p", "", failure.message.includes(run) ? failure.message : `${run}: ${failure.message}`),
       again,
     );
   }

@@ -14,6 +14,12 @@ export interface Answer {
   schema: number;
 }
 
+/** An answer whose times can be held against a clock. */
+export interface Served extends Answer {
+  /** the server's clock when it answered, in whole seconds; NaN when a proxy took it out */
+  served_s: number;
+}
+
 /** The latest figures of one device's memory, as the run wrote them. */
 export interface Memory {
   device: string;
@@ -35,7 +41,7 @@ export interface RunSummary {
   device: string;
   versions_dlfb_lab: string;
   state: State | "waiting";
-  life: Exclude<Life, "unknown">;
+  life: Life;
   reason: string;
   started_s: number;
   updated_s: number;
@@ -60,7 +66,7 @@ export interface StoreSummary {
   problem: string;
 }
 
-export interface RunsAnswer extends Answer {
+export interface RunsAnswer extends Served {
   runs: RunSummary[];
   stores: StoreSummary[];
   /** journals that are still being read */
@@ -69,17 +75,15 @@ export interface RunsAnswer extends Answer {
   hidden: number;
 }
 
-export interface EventsAnswer extends Answer {
+export interface EventsAnswer extends Served {
   run: string;
-  life: Exclude<Life, "unknown">;
+  life: Life;
   /** the events are the whole run, not what follows the cursor */
   reset: boolean;
   events: unknown[];
   /** the cursor to ask with next */
   next: string;
   note: string;
-  /** the server's clock when it answered, in whole seconds; NaN when a proxy took it out */
-  served_s: number;
 }
 
 export interface DeviceSample {

@@ -25,11 +25,11 @@ export class StatusItem extends Widget {
   }
 
   get isActive(): boolean {
-    return statusOf(this.model.runs, Date.now() / 1000) !== null;
+    return statusOf(this.model.runs, this.model.now_s) !== null;
   }
 
   protected override onUpdateRequest(): void {
-    const status = statusOf(this.model.runs, Date.now() / 1000);
+    const status = statusOf(this.model.runs, this.model.now_s);
     setText(this.button, status?.text ?? "");
     this.button.title = status?.title ?? "";
   }

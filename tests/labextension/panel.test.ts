@@ -88,6 +88,13 @@ test("a run on another machine counts as long as it is heard", () => {
   assert.equal(rowOf(far, NOW_S).reason, "on another machine, heard 3 min ago");
 });
 
+test("a run whose kernel could not be asked after is as its journal says", () => {
+  const unsure = running({ life: "unknown", updated_s: NOW_S - 4000 });
+  assert.ok(isLive(unsure, NOW_S));
+  const row = rowOf(unsure, NOW_S);
+  assert.deepEqual([row.state, row.reason, row.actions], ["running", "", ["pause", "stop"]]);
+});
+
 test("a run of which only the name is known says no more", () => {
   const row = rowOf(running({ reading: true, name: "" }), NOW_S);
   assert.deepEqual([row.name, row.state, row.facts, row.actions], ["20231114-221320-xor", "reading", [], []]);

@@ -3,7 +3,7 @@ import { test, type TestContext } from "node:test";
 
 import { RunsModel, type RunsSource } from "../../labextension/lab/runsModel";
 import { ServerError, type RunSummary } from "../../labextension/lab/server";
-import { running } from "./summaries";
+import { NOW_S, running } from "./summaries";
 
 const ANSWER = { version: "0.1.0", schema: 1, stores: [], reading: 0, hidden: 0 };
 
@@ -13,11 +13,12 @@ class FakeServer implements RunsSource {
   failure: ServerError | null = null;
   refusal: ServerError | null = null;
   asked: string[] = [];
+  served_s = NaN;
 
   async runs(): ReturnType<RunsSource["runs"]> {
     this.asked.push("runs");
     if (this.failure !== null) throw this.failure;
-    return Promise.resolve({ ...ANSWER, runs: this.runsNow });
+    return Promise.resolve({ ...ANSWER, runs: this.runsNow, served_s: this.served_s });
   }
 
   async control(store: string, run: string, action: "pause" | "resume" | "stop"): ReturnType<RunsSource["control"]> {
@@ -89,6 +90,77 @@ test("a request is pending until the run's state shows it", async (t) => {
   assert.equal(model.askedOf(run), null);
 });
 
+test("a stop replaces the pause before it, and nothing replaces a stop", async (t) => {
+  const { server, model, tick } = made(t);
+  server.runsNow = [running()];
+  model.watch(true);
+  await tick(0);
+  const [run] = model.runs;
+  await model.control(run, "pause");
+  await model.control(run, "stop");
+  assert.equal(model.askedOf(run)?.action, "stop");
+  await model.control(run, "pause");
+  server.runsNow = [running({ state: "paused" })];
+  await tick(2000);
+  assert.equal(model.askedOf(run)?.action, "stop");
+  assert.deepEqual(
+    server.asked.filter((text) => text !== "runs").map((text) => text.split(" ")[0]),
+    ["pause", "stop"],
+  );
+  server.runsNow = [running({ state: "stopped" })];
+  await tick(2000);
+  assert.equal(model.askedOf(run), null);
+});
+
+test("a pause asked for while the run compiles is not done when it runs", async (t) => {
+  const { server, model, tick } = made(t);
+  server.runsNow = [running({ state: "compiling" })];
+  model.watch(true);
+  await tick(0);
+  const [run] = model.runs;
+  await model.control(run, "pause");
+  server.runsNow = [running()];
+  await tick(2000);
+  assert.equal(model.askedOf(run)?.action, "pause");
+  server.runsNow = [running({ state: "paused" })];
+  await tick(2000);
+  assert.equal(model.askedOf(run), null);
+});
+
+test("a request without effect is given up with a word", async (t) => {
+  const { server, model, tick } = made(t);
+  server.runsNow = [running()];
+  model.watch(true);
+  await tick(0);
+  const [run] = model.runs;
+  await model.control(run, "stop");
+  await tick(29_000);
+  assert.equal(model.askedOf(run)?.action, "stop");
+  await tick(2000);
+  assert.equal(model.askedOf(run)?.action, null);
+  assert.match(model.askedOf(run)?.refusal ?? "", /has not followed “stop” for 30 s/);
+  await tick(11_000);
+  assert.equal(model.askedOf(run), null);
+});
+
+test("the clock of the server counts, where it differs from the page's", async (t) => {
+  const { server, model, tick } = made(t);
+  server.runsNow = [running({ life: "elsewhere", updated_s: NOW_S + 7200 })];
+  server.served_s = NOW_S + 7200;
+  model.watch(true);
+  await tick(0);
+  assert.equal(model.now_s, NOW_S + 7200);
+  assert.equal(model.live.length, 1);
+  server.served_s = NOW_S + 7800;
+  await tick(1000);
+  assert.equal(model.live.length, 0);
+  for (const same of [NaN, NOW_S + 2]) {
+    server.served_s = same;
+    await tick(1000);
+    assert.equal(model.now_s, Date.now() / 1000);
+  }
+});
+
 test("a refusal is said for a while, and what makes no sense is not asked", async (t) => {
   const { server, model, tick } = made(t);
   server.runsNow = [running()];
@@ -101,7 +173,6 @@ test("a refusal is said for a while, and what makes no sense is not asked", asyn
   await model.control(run, "stop");
   assert.deepEqual(model.askedOf(run), {
     action: null,
-    from: "",
     refusal: "Could not stop the run: the run has ended",
   });
   await tick(11_000);
