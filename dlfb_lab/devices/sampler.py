@@ -84,7 +84,7 @@ class Sampler:
             wanted = [s for s in self._samples if not known or after is None or s.number > after]
             return {
                 "host": self._host,
-                "interval_s": FAST_S,
+                "interval_s": SLOW_S if was_slow and self._samples else FAST_S,
                 "next": self._number,
                 "reset": not known,
                 "samples": [self._told(sample) for sample in wanted],

@@ -14,6 +14,8 @@ from dlfb_lab.server.lines import Value, parse
 NAME = re.compile(r"events-[A-Za-z0-9._-]+\.jsonl")
 MOST_BYTES = 1 << 20
 """Of one file; one event is a few hundred."""
+LATEST_S = 1e15
+"""Unix time; what claims to be later has no time."""
 
 
 @dataclass(frozen=True)
@@ -71,4 +73,5 @@ def _read(folder: Path, files: tuple[tuple[str, int, int, int], ...]) -> Additio
 
 def _time_s(event: Value) -> float:
     value = event.get("time_s")
-    return float(value) if isinstance(value, int | float) and value == value else 0.0
+    # Compared, not converted: an integer of 400 digits is no float.
+    return float(value) if isinstance(value, int | float) and abs(value) <= LATEST_S else 0.0

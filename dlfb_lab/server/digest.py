@@ -63,7 +63,7 @@ class Digest:
                     self._step = event["step"]
                 else:
                     self._take(event)
-            except (KeyError, TypeError, ValueError):
+            except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
                 continue
             self._updated_s = max(self._updated_s, time_s)
             # A look at the test rows comes after training, perhaps days later.

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import threading
-from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,9 +21,12 @@ from dlfb_lab.server.tail import tail
 
 LONG = 16 << 20
 """Bytes from which on a journal waits for others that are read."""
-PATIENCE_S = 20.0
+STATE_BYTES = 1 << 16
+"""Of a journal's end, where to look whether the run is over."""
 
-_long = threading.Lock()
+
+class Long(Exception):
+    """There is more to read than was asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,20 @@ def cursor(text: str) -> Cursor | None:
     return Cursor(*map(int, text.split("."))) if re.fullmatch(r"\d{1,16}(\.\d{1,16}){5}", text, re.ASCII) else None
 
 
-def read(folder: Path, after: str) -> dict[str, Any]:
+def read(folder: Path, after: str, most_bytes: int | None = None) -> dict[str, Any]:
     """Returns the events after a cursor, or the whole run where it is none of this journal.
 
     Args:
         folder: of the run.
         after: the `next` of an earlier answer; may be empty.
+        most_bytes: of the journal, to be read at once; any number if not given.
 
     Returns:
         `reset`: whether it is the whole run; `events`; `next`, the cursor to go on from; `note`, for people.
 
     Raises:
         Refusal: there is no journal, or it may not be read.
+        Long: there is more to read than `most_bytes`.
     """
     try:
         file = opened(folder, EVENTS)
@@ -83,9 +85,10 @@ def read(folder: Path, after: str) -> dict[str, Any]:
         given = cursor(after)
         known = given if given is not None and _fits(given, file, size, added) else None
         start = known or Cursor(cut_bytes=size if lines.is_too_long(size) else 0)
-        with _room(size - start.offset):
-            events, blocks, offset, ahead, damaged = _since(start, file, size, folder)
-            events = shortened(events, blocks)
+        if most_bytes is not None and size - start.offset > most_bytes:
+            raise Long
+        events, blocks, offset, ahead, damaged = _since(start, file, size, folder)
+        events = shortened(events, blocks)
         check = _check(file, offset, added.lines)
     end = Cursor(offset, ahead, len(added.events), check, start.damaged + damaged, start.cut_bytes)
     return {
@@ -94,20 +97,6 @@ def read(folder: Path, after: str) -> dict[str, Any]:
         "note": _note(end.damaged + added.damaged, end.cut_bytes),
         "events": [*events, *added.events[start.later :]],
     }
-
-
-@contextlib.contextmanager
-def _room(size: int) -> Iterator[None]:
-    """Lets long journals be read one after another: each takes several times its size in memory."""
-    if size < LONG:
-        yield
-    elif _long.acquire(timeout=PATIENCE_S):
-        try:
-            yield
-        finally:
-            _long.release()
-    else:
-        raise Refusal(503, "busy", "Other long runs are being read just now. Wait a little.")
 
 
 def _fits(given: Cursor, file: BinaryIO, size: int, added: Additions) -> bool:
@@ -175,3 +164,20 @@ def _note(damaged: int, cut_bytes: int) -> str:
         verb = "line of this run's journal is damaged and was" if damaged == 1 else "lines are damaged and were"
         said.append(f"{damaged} {verb} left out.")
     return " ".join(said)
+
+
+def state(folder: Path) -> str:
+    """Returns the state that a run's journal says last, if it does so near its end, where a run that is over has it.
+
+    Raises:
+        Refusal: the journal may not be read.
+    """
+    try:
+        file = opened(folder, EVENTS)
+    except FileNotFoundError:
+        return ""
+    with file:
+        start = max(0, os.fstat(file.fileno()).st_size - STATE_BYTES)
+        file.seek(start)
+        events, _ = lines.parse(file.read(STATE_BYTES).split(b"\n")[start > 0 : -1])
+    return next((str(event.get("state", "")) for event in reversed(events) if event["kind"] == "status"), "")

@@ -1,21 +1,21 @@
-"""The routes of the server extension. Whatever may wait for a disk does so in a thread of a small pool."""
+"""The routes of the server extension. Whatever may wait for a disk does so in a thread."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from functools import partial
+from typing import Any
 
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
+from dlfb_lab.server import feed, threads
 from dlfb_lab.server.errors import Refusal
 from dlfb_lab.server.service import Service
-
-P = ParamSpec("P")
+from dlfb_lab.server.threads import Place
 
 
 class Route(APIHandler):
@@ -39,10 +39,10 @@ class Route(APIHandler):
     def compute_etag(self) -> None:
         """Makes none: answers are not kept."""
 
-    async def send(self, make: Callable[P, bytes], *given: P.args, **named: P.kwargs) -> None:
+    async def send(self, make: Callable[[], bytes], places: tuple[Place, ...], patience_s: float | None = None) -> None:
         """Answers with what a function returns, which is called in a thread."""
         try:
-            text = await asyncio.get_running_loop().run_in_executor(self.service.pool, lambda: make(*given, **named))
+            text = await self.service.threads.call(make, places, patience_s)
         except Refusal as refusal:
             if refusal.status != 404 or not self.absence_is_an_answer:
                 raise web.HTTPError(refusal.status) from refusal
@@ -85,7 +85,7 @@ class Runs(Route):
     @authorized
     async def get(self) -> None:
         """Lists them."""
-        await self.send(self.service.runs)
+        await self.send(self.service.runs, threads.LISTS)
 
 
 class Events(Route):
@@ -100,7 +100,12 @@ class Events(Route):
     @authorized
     async def get(self, store: str, run: str) -> None:
         """Hands out those after a cursor."""
-        await self.send(self.service.events, store, run, self.get_query_argument("after", ""))
+        after = self.get_query_argument("after", "")
+        make = partial(self.service.events, store, run, after)
+        try:
+            await self.send(partial(make, feed.LONG), threads.reads(store))
+        except feed.Long:
+            await self.send(make, threads.long_reads(store), threads.LONG_PATIENCE_S)
 
 
 class Requests(Route):
@@ -112,7 +117,7 @@ class Requests(Route):
     @authorized
     async def post(self, store: str, run: str) -> None:
         """Passes a request on."""
-        await self.send(self.service.request, store, run, self.request.body)
+        await self.send(partial(self.service.request, store, run, self.request.body), threads.requests(store))
 
 
 class Store(Route):
@@ -124,7 +129,7 @@ class Store(Route):
     @authorized
     async def delete(self, store: str) -> None:
         """Takes it out of the register."""
-        await self.send(self.service.forget, store)
+        await self.send(partial(self.service.forget, store), threads.requests(store))
 
 
 class Devices(Route):

@@ -34,10 +34,8 @@ def read(file: BinaryIO, start: int, size: int) -> Iterator[tuple[list[Value], i
     if start < BEGINNING:
         for lines, place in _pieces(file, start, BEGINNING):
             yield *parse(lines), place
-    torn = 1
-    for lines, place in _pieces(file, size - END, size):
-        yield *parse(lines[torn:]), place
-        torn = 0
+    for lines, place in _pieces(file, size - END, size, torn=True):
+        yield *parse(lines), place
 
 
 def mark(file: BinaryIO, offset: int) -> int:
@@ -50,19 +48,25 @@ def mark(file: BinaryIO, offset: int) -> int:
     return found
 
 
-def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[tuple[list[bytes], int]]:
+def _pieces(file: BinaryIO, start: int, end: int, torn: bool = False) -> Iterator[tuple[list[bytes], int]]:
+    """Yields whole lines and the place after them, for each piece; a torn line at the start is passed over."""
     file.seek(start)
-    place, rest = start, b""
-    while left := end - place - len(rest):
-        data = file.read(min(PIECE, left))
+    place = reached = start
+    rest: list[bytes] = []
+    while reached < end:
+        data = file.read(min(PIECE, end - reached))
         if not data:
             return
-        rest += data
-        cut = rest.rfind(b"\n") + 1
-        if cut:
-            place += cut
-            yield [line for line in rest[:cut].split(b"\n") if line], place
-            rest = rest[cut:]
+        reached += len(data)
+        whole, line_break, after = data.rpartition(b"\n")
+        if line_break:
+            found = b"".join([*rest, whole]).split(b"\n")[torn:]
+            place, rest, torn = reached - len(after), [after], False
+            yield [line for line in found if line], place
+        else:
+            # A torn line has nothing to come back for, however long it is.
+            place, rest = (reached, []) if torn else (place, [*rest, data])
+            yield [], place
 
 
 def parse(lines: list[bytes]) -> tuple[list[Value], int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import re
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,10 +27,12 @@ BUDGET_S = 0.5
 """For reading journals in one answer; what is left is read by the next ones."""
 GRACE_S = 0.05
 """For one journal, where the budget is spent before any is read."""
-PATIENCE_S = 5.0
-"""With another answer that is being made."""
+HEADS_S = 1.0
+"""For the beginnings of journals that were never looked at, whatever the budget, so that all runs show soon."""
 RELIST_S = 30.0
 """A store is listed again after this long, even if its folder does not seem to have changed."""
+
+log = logging.getLogger(__name__)
 
 STAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{4}$")
 
@@ -43,37 +45,13 @@ class Listing:
         self._lock = threading.Lock()
         self._rows: OrderedDict[Path, Row] = OrderedDict()
         self._folders: dict[Path, Folders] = {}
+        self._no_runs: dict[Path, tuple[int, ...]] = {}
+        self._failed: set[Path] = set()
 
     def answer(self) -> tuple[dict[str, Any], list[str]]:
-        """Returns what is said beside the runs, and the newest runs as JSON.
-
-        Raises:
-            Refusal: another answer takes too long.
-        """
-        with self._turn():
+        """Returns what is said beside the runs, and the newest runs as JSON."""
+        with self._lock:
             return self._answer()
-
-    def state(self, folder: Path) -> str:
-        """Returns the last state of a run.
-
-        Raises:
-            Refusal: its journal cannot be read.
-        """
-        with self._turn():
-            row = self._row(folder)
-            with contextlib.suppress(FileNotFoundError):
-                row.read(monotonic() + BUDGET_S)
-            return row.digest.state
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self._lock.acquire(timeout=PATIENCE_S):
-            message = "Reading the runs takes long: a disk that holds some of them does not answer. Wait a little."
-            raise Refusal(503, "busy", message)
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     def _answer(self) -> tuple[dict[str, Any], list[str]]:
         deadline_s = monotonic() + BUDGET_S
@@ -92,28 +70,55 @@ class Listing:
         told: list[tuple[float, str]] = []
         reading = others = 0
         graced = False
+        if len(self._no_runs) > 2 * len(found):
+            self._no_runs = {folder: look for folder, look in self._no_runs.items() if folder in found}
+        heads_until_s = monotonic() + HEADS_S
         for place, (folder, (_, key)) in enumerate(newest):
             if len(told) == MOST_RUNS:
                 others = len(newest) - place
                 break
+            if folder in self._no_runs and self._no_runs[folder] == _look(folder):
+                continue
+            if folder not in self._rows and monotonic() > heads_until_s:
+                reading += 1
+                continue
             row = self._row(folder)
             until_s = deadline_s
             if row.reading and not graced:
                 # However slow the disk is, each answer gets on with one journal.
                 graced, until_s = True, max(deadline_s, monotonic() + GRACE_S)
             try:
-                row.read(until_s)
+                about = self._told(folder, row, key, until_s)
             except (OSError, Refusal):
+                if not row.is_run:
+                    del self._rows[folder]
+                continue
+            except Exception:
+                # Whatever somebody's journal holds, the others are told.
+                if folder not in self._failed:
+                    log.exception("dlfb_lab: the run in %s cannot be told of", folder)
+                self._failed.add(folder)
                 continue
             reading += row.reading
-            if row.digest.is_run:
-                told.append((row.digest.started_s, self._told(row, key, folder.name)))
+            if about is not None:
+                told.append(about)
+            elif not row.reading:
+                # It would take the place of a run.
+                del self._rows[folder]
         told.sort(key=lambda item: item[0], reverse=True)
         return {"stores": stores, "reading": reading, "hidden": others}, [text for _, text in told]
 
-    def _told(self, row: Row, store: str, run: str) -> str:
+    def _told(self, folder: Path, row: Row, store: str, until_s: float) -> tuple[float, str] | None:
+        """Reads on; returns when the run started, and its summary; None where there is no plan."""
+        look = () if row.is_run else _look(folder)
+        # Before reading, so that a run that ends meanwhile is not taken for one that broke off.
         life = row.pulse.life(LOOK_OVER_S if row.digest.state in ENDED else LOOK_S)
-        return row.text(store, run, life)
+        row.read(until_s)
+        if row.is_run:
+            return row.digest.started_s, row.text(store, folder.name, life)
+        if not row.reading:
+            self._no_runs[folder] = look
+        return None
 
     def _row(self, folder: Path) -> Row:
         row = self._rows.pop(folder, None) or Row(folder)
@@ -157,6 +162,15 @@ class Folders:
             return ""
         self.runs, self._changed_ns = {}, 0
         return problem
+
+
+def _look(folder: Path) -> tuple[int, ...]:
+    """Returns what changes when a run's journal does."""
+    try:
+        look = os.lstat(os.path.join(folder, EVENTS))
+    except OSError:
+        return ()
+    return look.st_ino, look.st_size, look.st_mtime_ns
 
 
 def _newness(entry: os.DirEntry[str]) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +67,13 @@ def block(event: dict[str, Any]) -> Block | None:
     text, first_step, stride = event.get("losses"), event.get("first_step"), event.get("stride", 1)
     if not isinstance(text, str) or (code := text[:3]) not in TYPES:
         return None
-    if type(first_step) is not int or type(stride) is not int or type(event.get("step")) is not int:
+    step = event.get("step")
+    if type(first_step) is not int or type(stride) is not int or type(step) is not int:
         raise ValueError("losses without a place")
     raw = binascii.a2b_base64(text[3:], strict_mode=True)
     count, torn = divmod(len(raw), TYPES[code].itemsize)
     end = first_step + stride * count
-    if torn or first_step < 0 or stride < 1 or end > FARTHEST:
+    if torn or first_step < 0 or stride < 1 or max(step, end) > FARTHEST or step < 0:
         raise ValueError("losses cut off or out of place")
     return Block(event, code, raw, count, first_step, stride, end)
 
@@ -125,4 +125,5 @@ def shortened(events: list[dict[str, Any]], blocks: dict[int, Block]) -> list[di
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+    # Compared, not converted: an integer of 400 digits is no float.
+    return float(value) if isinstance(value, int | float) and -FARTHEST <= value <= FARTHEST else 0.0

@@ -27,7 +27,7 @@ HEAD = 1 << 14
 LOOK_S, LOOK_OVER_S = 1.0, 60.0
 """Between two looks at the process that writes a run, and at that of one that is over."""
 
-Life = Literal["alive", "gone", "elsewhere"]
+Life = Literal["alive", "gone", "elsewhere", "unknown"]
 
 
 class Pulse:
@@ -36,7 +36,7 @@ class Pulse:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer: tuple[int, int, int] | None = None
-        self._life: Life = "gone"
+        self._life: Life = "unknown"
         self._looked_s = float("-inf")
 
     def life(self, every_s: float = LOOK_S) -> Life:
@@ -46,15 +46,19 @@ class Pulse:
         self._looked_s = monotonic()
         try:
             look = os.lstat(self._folder / "writer.json")
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             look = None
+        except OSError:
+            return self._life
         if look is None or not stat.S_ISREG(look.st_mode):
             self._writer, self._life = None, "gone"
             return self._life
         writer = (look.st_ino, look.st_mtime_ns, look.st_size)
+        if writer != self._writer:
+            self._writer, self._life = writer, "unknown"
         # The dead do not come back, and who writes elsewhere is not seen from here; a new writer shows in the file.
-        if writer != self._writer or self._life == "alive":
-            self._writer, self._life = writer, journal.liveness(self._folder)
+        if self._life in ("alive", "unknown") and (found := journal.liveness(self._folder)) != "unknown":
+            self._life = found
         return self._life
 
 
@@ -84,6 +88,11 @@ class Row:
         self._added = Additions()
         self._whole: Digest | None = None
         self._text: tuple[Value, str] | None = None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the journal has a plan, as far as it has been read."""
+        return self._digest.is_run
 
     @property
     def digest(self) -> Digest:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from dlfb_lab.server.errors import Refusal, shown
 from dlfb_lab.server.folders import STORE, Stores
 from dlfb_lab.server.listing import Listing
 from dlfb_lab.server.rows import Pulse
+from dlfb_lab.server.threads import Threads
 
-THREADS = 4
 MOST_BODY_BYTES = 10_000
 
 
@@ -36,7 +35,7 @@ class Service:
         self.stores = Stores()
         self.listing = Listing(self.stores)
         self.sampler = Sampler(disk_path)
-        self.pool = ThreadPoolExecutor(THREADS, "dlfb-server")
+        self.threads = Threads()
         self.pulse: Callable[[Path], Pulse] = lru_cache(maxsize=500)(Pulse)
 
     def runs(self) -> bytes:
@@ -44,12 +43,14 @@ class Service:
         beside, runs = self.listing.answer()
         return answer(beside, runs=runs)
 
-    def events(self, store: str, run: str, after: str) -> bytes:
-        """Answers with what happened to a run after a cursor."""
+    def events(self, store: str, run: str, after: str, most_bytes: int | None = None) -> bytes:
+        """Answers with what happened to a run after a cursor; `feed.Long` is raised where that is more than so much."""
         folder = self.stores.run(store, run)
-        read = feed.read(folder, after)
+        # First, so that a run that ends meanwhile is not taken for one that broke off.
+        life = self.pulse(folder).life()
+        read = feed.read(folder, after, most_bytes)
         events = items(read.pop("events"))
-        return answer({"run": run, "life": self.pulse(folder).life(), **read}, events=events)
+        return answer({"run": run, "life": life, **read}, events=events)
 
     def request(self, store: str, run: str, body: bytes) -> bytes:
         """Leaves a request in a run's folder."""
@@ -61,11 +62,11 @@ class Service:
             known = ", ".join(inbox.ACTIONS)
             raise Refusal(400, "bad_action", f"A run can be asked to {known}, and to nothing else.")
         folder = self.stores.run(store, run)
-        state = self.listing.state(folder)
-        if state in ENDED:
+        life = self.pulse(folder).life()
+        if (state := feed.state(folder)) in ENDED:
             how = "it was stopped" if state == "stopped" else f"it has {state}"
             raise Refusal(409, "over", f"The run is over: {how}.")
-        if self.pulse(folder).life() == "gone":
+        if life == "gone":
             raise Refusal(409, "over", "The run is over: its kernel has ended.")
         try:
             inbox.ask(folder, action)
@@ -92,6 +93,5 @@ class Service:
         return answer(self.sampler.since(int(after) if re.fullmatch("[0-9]{1,16}", after) else None))
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends what would go on by itself."""
         self.sampler.close()
-        self.pool.shutdown(wait=False, cancel_futures=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from dlfb_lab.journal import TAIL
+from dlfb_lab.journal import TAIL, parse_tail
 from dlfb_lab.server.folders import opened
 from dlfb_lab.server.losses import Block, block
 
@@ -23,10 +22,8 @@ def tail(folder: Path, offset: int) -> Block | None:
         with opened(folder, TAIL) as file:
             if os.fstat(file.fileno()).st_size > MOST_BYTES:
                 return None
-            text = file.read().partition(b"\n")[0]
-        values = json.loads(text)
+            found = parse_tail(file.read())
         # A tail that follows another place was overtaken by a line with the same losses, or belongs to a newer one.
-        return block(values["event"]) if values["follows"] == offset and values["event"]["kind"] == "losses" else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-        # Torn: it is being written.
+        return block(found[1]) if found is not None and found[0] == offset else None
+    except (FileNotFoundError, ValueError):
         return None

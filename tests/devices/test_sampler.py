@@ -329,3 +329,11 @@ def test_asking_in_the_background_waits_no_longer_than_told() -> None:
     assert background.ask(0.05) == (True, 0.0)
     background.stop(1)
     assert not [thread for thread in threading.enumerate() if thread.name == "slow"]
+
+
+def test_the_interval_is_that_of_the_samples_that_are_handed_out(source: Sampler) -> None:
+    assert source.since(None)["interval_s"] == sampler.FAST_S
+    after(source, lambda told: told["samples"])
+    time.sleep(sampler.RECENT_S + 0.1)
+    assert source.since(None)["interval_s"] == sampler.SLOW_S
+    assert source.since(None)["interval_s"] == sampler.FAST_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -95,5 +96,7 @@ def add(run: Path, *events: Event) -> None:
 
 def write_tail(run: Path, event: Event, follows: int | None = None) -> None:
     size = (run / journal.EVENTS).stat().st_size
-    values = {"follows": size if follows is None else follows, "event": to_json(event)}
+    told = to_json(event)
+    text = json.dumps(told, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    values = {"follows": size if follows is None else follows, "check": zlib.crc32(text), "event": told}
     (run / journal.TAIL).write_bytes(json.dumps(values).encode() + b"\n")

@@ -111,6 +111,22 @@ async def test_when_the_server_stops_so_do_the_threads(ask: Any, closings: list[
     assert not any(thread.is_alive() for thread in left)
 
 
+def test_a_disk_that_hangs_does_not_keep_the_process() -> None:
+    code = """
+import asyncio, threading
+from dlfb_lab.server import threads
+
+async def ask():
+    asyncio.ensure_future(threads.Threads().call(threading.Event().wait, threads.LISTS))
+    await asyncio.sleep(0.1)
+
+asyncio.run(ask())
+print("ended")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "ended\n" and done.stderr == ""
+
+
 @pytest.mark.slow
 def test_a_server_of_its_own_process_starts_and_ends_cleanly(tmp_path: Path) -> None:
     with socket.socket() as free:

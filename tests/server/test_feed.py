@@ -375,17 +375,47 @@ def test_five_gigabytes_neither_fill_memory_nor_take_long(store: Path, monkeypat
     assert time.perf_counter() - start < 0.5
 
 
-def test_long_journals_are_read_one_after_another(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_was_asked_for_is_not_read(store: Path) -> None:
     run = write(store)
-    monkeypatch.setattr(feed, "LONG", 100)
-    monkeypatch.setattr(feed, "PATIENCE_S", 0.05)
-    cursor = feed.read(run, "")["next"]
-    with feed._room(100):
-        with pytest.raises(Refusal) as caught:
-            feed.read(run, "")
-        assert (caught.value.status, caught.value.code) == (503, "busy")
-        assert feed.read(run, cursor)["events"] == [], "what is new of a run does not wait"
-    assert feed.read(run, "")["reset"] is True
+    cursor = feed.read(run, "", 10**6)["next"]
+    with pytest.raises(feed.Long):
+        feed.read(run, "", 100)
+    add(run, Notice(step=1, level="info", text="new"))
+    assert len(feed.read(run, cursor, 500)["events"]) == 1, "what is new of a run is little"
+
+
+def test_a_journal_with_nothing_but_a_hole_at_its_end_is_not_read_again(store: Path) -> None:
+    run = write(store, events=[STARTED])
+    os.truncate(run / journal.EVENTS, 5_000_000_000)
+    reader = Reader(run)
+    start = time.perf_counter()
+    reader.poll()
+    assert time.perf_counter() - start < 2, "its pieces are not put together"
+    assert [event["kind"] for event in reader.events] == ["run_started"]
+    assert feed.read(run, reader.next, 0)["reset"] is False, "there is nothing more to read"
+    with open(run / journal.EVENTS, "ab") as file:
+        file.write(b"\n" + line(losses(0, [1.0])))
+    reader.poll()
+    assert reader.resets == 1 and reader.losses() == ([0], [1.0])
+
+
+def test_a_line_of_many_pieces_is_read_whole(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "PIECE", 100)
+    run = write(store, events=[STARTED, Notice(step=1, level="info", text="x" * 5000), status(1, "finished")])
+    assert [event["kind"] for event in feed.read(run, "")["events"]] == ["run_started", "notice", "status"]
+
+
+def test_the_last_state_is_found_at_the_end(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "STATE_BYTES", 1000)
+    run = write(store, events=[STARTED, status(0, "running"), losses(0, np.ones(1000))])
+    assert feed.state(run) == "", "a run that is over says so at the end"
+    add(run, status(1000, "stopped"))
+    assert feed.state(run) == "stopped"
+    with open(run / journal.EVENTS, "ab") as file:
+        file.write(b'{"kind": "status", "st')
+    assert feed.state(run) == "stopped"
+    (run / journal.EVENTS).unlink()
+    assert feed.state(run) == ""
 
 
 def test_polling_for_nothing_costs_little(store: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -17,9 +18,8 @@ import pytest
 from dlfb_lab import journal, register
 from dlfb_lab.events import DeviceMemory, Notice
 from dlfb_lab.record import Record
+from dlfb_lab.server import feed, rows
 from dlfb_lab.server import listing as listing_module
-from dlfb_lab.server import rows
-from dlfb_lab.server.errors import Refusal
 from dlfb_lab.server.folders import Stores
 from dlfb_lab.server.listing import Listing
 from dlfb_lab.server.rows import Pulse, Row
@@ -368,14 +368,151 @@ def test_five_gigabytes_are_listed_in_time(store: Path, listing: Listing, monkey
     assert time.perf_counter() - start < 5
 
 
-def test_who_waits_for_a_disk_that_hangs_is_told(
+def test_a_journal_with_nothing_but_a_hole_at_its_end_is_read_once_and_in_time(
     store: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing_module, "PATIENCE_S", 0.05)
-    with listing._turn(), pytest.raises(Refusal) as caught:
-        listing.answer()
-    assert (caught.value.status, caught.value.code) == (503, "busy")
-    assert listing.answer()
+    run = write(store)
+    os.truncate(run / journal.EVENTS, 5_000_000_000)
+    start = time.perf_counter()
+    while told(listing)[0]["reading"]:
+        assert time.perf_counter() - start < 10
+    (row,) = runs(listing)
+    assert (row["name"], row["state"]) == ("mlp", "finished")
+    with open(run / journal.EVENTS, "ab") as file:
+        file.write(b"\n" + line(status(20, "stopped")))
+    read: list[int] = []
+    take = rows.lines.read
+
+    def recording(file: Any, start: int, size: int) -> Any:
+        read.append(size - start)
+        return take(file, start, size)
+
+    monkeypatch.setattr(rows.lines, "read", recording)
+    assert runs(listing)[0]["state"] == "stopped"
+    assert max(read) < 1000, "only what is new"
+
+
+def test_a_hole_keeps_to_the_time_for_reading(store: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_module, "BUDGET_S", 0.05)
+    monkeypatch.setattr(listing_module, "GRACE_S", 0.0)
+    monkeypatch.setattr(rows.lines, "PIECE", 1 << 10)
+    os.truncate(write(store) / journal.EVENTS, 5_000_000_000)
+    start = time.perf_counter()
+    assert told(listing)[0]["reading"] == 1
+    assert time.perf_counter() - start < 0.5
+
+
+HUGE = b"1" + b"0" * 400
+ODD = {
+    "no versions": b'{"kind": "run_started", "time_s": 1, "versions": null, "name": "x"}',
+    "versions in a list": b'{"kind": "run_started", "time_s": 1, "versions": [], "name": "x"}',
+    "a huge time": b'{"kind": "status", "state": "failed", "step": 1, "time_s": %s}' % HUGE,
+    "a huge metric": b'{"kind": "evaluation", "split": "valid", "step": 1, "time_s": 1, "metrics": {"loss": %s}}'
+    % HUGE,
+    "a huge duration": b'{"kind": "losses", "step": 21, "first_step": 20, "time_s": 1, "losses": "f4:AAAAAA==", '
+    b'"duration_s": %s}' % HUGE,
+    "a huge step": b'{"kind": "losses", "step": %s, "first_step": 20, "time_s": 1, "losses": "f4:AAAAAA=="}' % HUGE,
+    "dispatches without end": b'{"kind": "losses", "step": 21, "first_step": 20, "time_s": 1, "losses": "f4:AAAAAA==", '
+    b'"dispatches": 1e999}',
+    "deep": b'{"kind": "status", "state": "finished", "step": 1, "time_s": 1, "reason": %s%s}'
+    % (b"[" * 900, b"]" * 900),
+    "deeper": b'{"kind": "status", "state": "x", "step": 1, "time_s": 1, "reason": %s}' % (b"[" * 90_000),
+}
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "events-0a1b2c3d.jsonl"])
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+def test_an_odd_line_spoils_neither_the_list_nor_the_run(store: Path, listing: Listing, odd: bytes, name: str) -> None:
+    run = write(store)
+    write(store, "other")
+    with open(run / name, "ab") as file:
+        file.write(odd + b"\n")
+    assert {row["name"] for row in runs(listing)} == {"mlp", "other"}
+    assert feed.read(run, "")["events"]
+
+
+def test_a_huge_time_has_no_place_among_additions(store: Path) -> None:
+    run = write(store)
+    (run / "events-a.jsonl").write_bytes(b'{"kind": "notice", "step": 1, "time_s": %s, "text": "odd"}\n' % HUGE)
+    journal.append_later(run, Notice(step=1, level="info", text="even"))
+    assert [event["text"] for event in feed.read(run, "")["events"][-2:]] == ["odd", "even"]
+
+
+def test_a_file_that_names_no_writer_spoils_nothing(store: Path, listing: Listing) -> None:
+    (write(store) / "writer.json").write_bytes(b"[" * 100_000)
+    assert runs(listing)[0]["life"] in ("gone", "unknown")
+
+
+def test_a_run_that_fails_for_any_reason_is_left_out_and_logged_once(
+    store: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = write(store, "bad")
+    write(store, "good")
+    text = Row.text
+
+    def fails(row: Row, store: str, run: str, life: Any) -> str:
+        if run == bad.name:
+            raise RuntimeError("never thought of")
+        return text(row, store, run, life)
+
+    monkeypatch.setattr(Row, "text", fails)
+    for _ in range(3):
+        assert [row["name"] for row in runs(listing)] == ["good"]
+    (logged,) = caplog.records
+    assert str(bad) in logged.getMessage() and "never thought of" in caplog.text
+
+
+def test_folders_that_are_no_runs_are_read_once(store: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_module, "MOST_ROWS", 3)
+    for number in range(20):
+        (store / f"n{number}").mkdir()
+        (store / f"n{number}" / journal.EVENTS).write_bytes(b'{"kind": "other"}\n')
+    write(store, "run").rename(store / "run-20000101-000000-0000")
+    assert len(runs(listing)) == 1
+    read: list[str] = []
+    take = rows.opened
+
+    def recording(folder: Path, name: str) -> Any:
+        read.append(folder.name)
+        return take(folder, name)
+
+    monkeypatch.setattr(rows, "opened", recording)
+    assert len(runs(listing)) == 1
+    assert read == []
+    (store / "n7" / journal.EVENTS).write_bytes(line(STARTED))
+    assert len(runs(listing)) == 2
+    assert set(read) == {"n7"}
+
+
+def test_the_beginnings_of_journals_keep_to_a_time_too(
+    store: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        write(store, str(number))
+    monkeypatch.setattr(listing_module, "HEADS_S", -1.0)
+    beside, rows_told = told(listing)
+    assert (beside["reading"], rows_told) == (5, [])
+    monkeypatch.setattr(listing_module, "HEADS_S", 1.0)
+    assert len(runs(listing)) == 5
+
+
+def test_a_run_that_ends_while_it_is_read_has_not_broken_off(
+    store: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write(store, events=story()[:-1])
+    lives = ["alive"]
+    monkeypatch.setattr(journal, "liveness", lambda _: lives[-1])
+    monkeypatch.setattr(listing_module, "LOOK_S", 0.0)
+    read = Row.read
+
+    def ends(row: Row, deadline_s: float) -> None:
+        read(row, deadline_s)
+        add(run, status(20, "finished"))
+        lives.append("gone")
+
+    monkeypatch.setattr(Row, "read", ends)
+    (row,) = runs(listing)
+    assert (row["state"], row["life"]) == ("running", "alive")
 
 
 def test_the_life_of_a_run_is_that_of_its_kernel(store: Path, listing: Listing) -> None:
@@ -384,7 +521,7 @@ def test_the_life_of_a_run_is_that_of_its_kernel(store: Path, listing: Listing) 
     writer = run / "writer.json"
     for text, life in [
         ('{"host": "another-machine", "pid": 1, "created_s": 1.0}', "elsewhere"),
-        (writer.read_text().replace('"created_s": ', '"created_s": 1'), "gone"),
+        (json.dumps(json.loads(writer.read_text()) | {"created_s": 1.0, "start": "another"}), "gone"),
         ("{", "gone"),
     ]:
         writer.write_text(text)
@@ -416,6 +553,28 @@ def test_a_process_is_looked_at_once_a_second_and_the_dead_once(store: Path, mon
     lives["now"] = "alive"
     (run / "writer.json").write_text('{"somebody": "else"}')
     assert pulse.life(0) == "alive", "another process writes it now"
+
+
+def test_what_cannot_be_told_just_now_is_asked_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write(store)
+    lives = {"now": "unknown"}
+    monkeypatch.setattr(journal, "liveness", lambda _: lives["now"])
+    pulse = Pulse(run)
+    assert pulse.life(0) == "unknown"
+    lives["now"] = "alive"
+    assert pulse.life(0) == "alive"
+    lives["now"] = "unknown"
+    assert pulse.life(0) == "alive", "the last that was known"
+    lstat = os.lstat
+
+    def fails(path: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "lstat", fails)
+    assert pulse.life(0) == "alive"
+    monkeypatch.setattr(os, "lstat", lstat)
+    lives["now"] = "gone"
+    assert pulse.life(0) == "gone"
 
 
 def test_a_row_is_encoded_again_only_when_it_has_changed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

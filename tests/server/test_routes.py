@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 
 from dlfb_lab import __version__, inbox, journal, register
 from dlfb_lab.events import SCHEMA
-from dlfb_lab.server import feed
-from dlfb_lab.server.service import THREADS
+from dlfb_lab.server import feed, threads
+from dlfb_lab.server.listing import Listing
 
 from .runs import STARTED, add, lines, losses, status, story, write, write_tail
 
@@ -192,28 +193,102 @@ async def test_a_run_that_is_not_there_fills_no_log(ask: Any, store: Path, caplo
     assert "Traceback" not in caplog.text
 
 
-async def test_an_answer_that_waits_for_a_disk_holds_up_no_other(
-    ask: Any, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Reads hang of runs whose folder's path has "hung" in it, until this is set."""
     goes_on = threading.Event()
     read = feed.read
 
-    def slow(*given: Any) -> Any:
-        goes_on.wait(20)
-        return read(*given)
+    def slow(folder: Path, *given: Any) -> Any:
+        if "hung" in str(folder):
+            goes_on.wait(60)
+        return read(folder, *given)
 
     monkeypatch.setattr(feed, "read", slow)
-    waiting = [asyncio.ensure_future(ask(address(run))) for _ in range(THREADS - 1)]
+    yield goes_on
+    goes_on.set()
+
+
+async def test_a_store_that_hangs_holds_up_no_other(
+    ask: Any, run: Path, tmp_path: Path, hung: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "PATIENCE_S", 0.3)
+    store = tmp_path / "hung"
+    store.mkdir()
+    register.note(store)
+    stuck = write(store, events=story()[:-1])
+    waiting = [asyncio.ensure_future(ask(address(stuck))) for _ in range(8)]
     await asyncio.sleep(0.1)
     start = time.monotonic()
-    assert (await ask("devices")).status == 200
-    assert (await ask("runs")).status == 200
-    assert time.monotonic() - start < 5
-    waiting.append(asyncio.ensure_future(ask(address(run))))
+    for path in ("devices", "runs", address(run)):
+        assert (await ask(path)).status == 200
+    assert (await ask(f"{address(stuck)}/requests", "POST", {"action": "stop"})).status == 200
+    assert time.monotonic() - start < 2
+    assert inbox.Inbox(stuck).take() == ["stop"]
+    done, left = await asyncio.wait(waiting, timeout=3)
+    assert (len(done), len(left)) == (6, 2)
+    for answer in done:
+        assert (answer.result().status, answer.result().json["code"]) == (503, "busy")
+        assert "does not answer" in answer.result().json["message"]
+    hung.set()
+    assert [(await answer).status for answer in left] == [200, 200]
+    assert (await ask(address(stuck))).status == 200, "its places are free again"
+
+
+async def test_a_stop_waits_for_no_list(ask: Any, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write(store, events=story()[:-1])
+    goes_on = threading.Event()
+    monkeypatch.setattr(Listing, "_answer", lambda _: goes_on.wait(30) and ({}, []))
+    waiting = [asyncio.ensure_future(ask("runs")) for _ in range(6)]
     await asyncio.sleep(0.1)
-    assert (await ask("devices")).status == 200, "even when all threads wait"
+    start = time.monotonic()
+    assert (await ask(f"{address(run)}/requests", "POST", {"action": "stop"})).status == 200
+    assert time.monotonic() - start < 1
     goes_on.set()
-    assert [answer.status for answer in await asyncio.gather(*waiting)] == [200] * THREADS
+    assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_long_runs_are_read_a_few_at_a_time(ask: Any, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [write(store, f"run{n}", [STARTED, losses(0, np.full(100, n))]) for n in range(6)]
+    at_once: list[int] = []
+    now: list[Any] = []
+    since = feed._since
+
+    def counted(*given: Any) -> Any:
+        now.append(given)
+        at_once.append(len(now))
+        time.sleep(0.05)
+        found = since(*given)
+        now.pop()
+        return found
+
+    monkeypatch.setattr(feed, "_since", counted)
+    monkeypatch.setattr(feed, "LONG", 100)
+    answers = await asyncio.gather(*(ask(address(run)) for run in made))
+    assert [answer.json["run"] for answer in answers] == [run.name for run in made]
+    assert max(at_once) == 1
+    following = await asyncio.gather(*(ask(f"{address(made[0])}?after={answers[0].json['next']}") for _ in range(6)))
+    assert {answer.status for answer in following} == {200}
+    assert max(at_once) == 2, "what is new of a run does not wait"
+
+
+async def test_a_run_that_ends_while_it_is_read_has_not_broken_off(
+    ask: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write(store, events=story()[:-1])
+    lives = ["alive"]
+    monkeypatch.setattr(journal, "liveness", lambda _: lives[-1])
+    read = feed.read
+
+    def ends(*given: Any) -> Any:
+        found = read(*given)
+        add(run, status(20, "finished"))
+        lives.append("gone")
+        return found
+
+    monkeypatch.setattr(feed, "read", ends)
+    told = (await ask(address(run))).json
+    assert (told["events"][-1]["kind"], told["life"]) == ("evaluation", "alive")
 
 
 async def test_many_ask_at_once_and_each_gets_all(ask: Any, store: Path) -> None:
