@@ -152,9 +152,8 @@ def test_a_server_of_its_own_process_starts_and_ends_cleanly(tmp_path: Path) -> 
                     assert time.monotonic() < end
                     time.sleep(0.2)
             time.sleep(1.0)
-        start = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
-    assert process.returncode == 0 and time.monotonic() - start < 15
+    assert process.returncode == 0
     assert f"dlfb_lab {dlfb_lab.__version__} shows the runs" in said
     assert "Traceback" not in said and "Error" not in said

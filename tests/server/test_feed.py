@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -360,19 +359,15 @@ def test_five_gigabytes_neither_fill_memory_nor_take_long(store: Path, monkeypat
         file.write(b"\n" + b"".join(map(line, [losses(10**6, [2.0]), status(10**6 + 1, "running")])))
     monkeypatch.setattr(lines, "END", 8 << 20)
     tracemalloc.start()
-    start = time.perf_counter()
     reader = Reader(run)
     reader.poll()
-    seconds = time.perf_counter() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert reader.losses() == ([0, 10**6], [1.0, 2.0])
     assert reader.note.startswith("This run's journal is 5.0 GB: only its beginning and its latest 8 MB are drawn.")
-    assert seconds < 10 and peak < 6 * lines.END
+    assert peak < 6 * lines.END
     add(run, losses(10**6 + 1, [3.0]))
-    start = time.perf_counter()
     assert len(reader.poll()) == 1 and reader.resets == 1
-    assert time.perf_counter() - start < 0.5
 
 
 def test_more_than_was_asked_for_is_not_read(store: Path) -> None:
@@ -388,9 +383,7 @@ def test_a_journal_with_nothing_but_a_hole_at_its_end_is_not_read_again(store: P
     run = write(store, events=[STARTED])
     os.truncate(run / journal.EVENTS, 5_000_000_000)
     reader = Reader(run)
-    start = time.perf_counter()
     reader.poll()
-    assert time.perf_counter() - start < 2, "its pieces are not put together"
     assert [event["kind"] for event in reader.events] == ["run_started"]
     assert feed.read(run, reader.next, 0)["reset"] is False, "there is nothing more to read"
     with open(run / journal.EVENTS, "ab") as file:
@@ -416,15 +409,6 @@ def test_the_last_state_is_found_at_the_end(store: Path, monkeypatch: pytest.Mon
     assert feed.state(run) == "stopped"
     (run / journal.EVENTS).unlink()
     assert feed.state(run) == ""
-
-
-def test_polling_for_nothing_costs_little(store: Path) -> None:
-    run = write(store, events=[STARTED, losses(0, np.ones(10_000))])
-    cursor = feed.read(run, "")["next"]
-    start = time.perf_counter()
-    for _ in range(200):
-        feed.read(run, cursor)
-    assert (time.perf_counter() - start) / 200 < 5e-3
 
 
 def test_a_whole_run_does_not_hold_up_other_threads(store: Path) -> None:
