@@ -278,9 +278,8 @@ def kept_run(jupyter_lab):
 
 def test_an_untrusted_notebook_only_draws(open_notebook, jupyter_lab, kept_run) -> None:
     _, reference = kept_run
-    evil = {
-        "text/html": "<b id=evil>static</b><script>window.evil = true</script><img src=x onerror='window.evil=true'>"
-    }
+    script = "<script>window.evil = true</script><style onload='window.evil = true'></style>"
+    evil = {"text/html": f"<b>static</b>{script}"}
     path = saved_notebook(
         jupyter_lab, "untrusted", {RUN: reference, **evil}, {RUN: {**reference, "run": "another"}, **evil}
     )
