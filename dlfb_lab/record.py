@@ -119,8 +119,12 @@ class Record:
         blocks = list(self.blocks)
         if not blocks:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        steps = [b.first_step + b.stride * np.arange(len(b.losses), dtype=np.int64) for b in blocks]
-        return np.concatenate(steps), np.concatenate([b.losses for b in blocks])
+        # All at once: a long run has tens of thousands of blocks.
+        counts = np.array([len(b.losses) for b in blocks])
+        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        first = np.repeat(np.array([b.first_step for b in blocks], np.int64), counts)
+        steps = first + np.repeat([b.stride for b in blocks], counts) * within
+        return steps, np.concatenate([b.losses for b in blocks])
 
     def evaluated(self, split: str) -> list[Evaluation]:
         """Returns the evaluations on one part of the data, oldest first."""
