@@ -53,34 +53,37 @@ def write(store: Path, step_s: float) -> Path:
         return _write(store, step_s, now)
 
 
+def started(run_id: str, steps: int) -> RunStarted:
+    """Returns the plan of a run of that many steps."""
+    return RunStarted(
+        step=0,
+        run_id=run_id,
+        name=run_id,
+        task="regression",
+        task_sentence="one number",
+        classes=[],
+        model="MLP",
+        model_kind="linen",
+        parameter_count=1000,
+        steps_total=steps,
+        steps_per_epoch=1000,
+        batch_size=32,
+        evaluations_total=200,
+        monitor="valid/loss",
+        monitor_mode="min",
+        rows={"train": 32_000},
+        split_hash="",
+        settings={},
+        versions={"dlfb-lab": "0.1.0"},
+        device="cpu",
+    )
+
+
 def _write(store: Path, step_s: float, now: list[float]) -> Path:
     block = round(REPORT_S / step_s)
     rng = np.random.default_rng(0)
     kept = journal.create(store, "million")
-    kept.put(
-        RunStarted(
-            step=0,
-            run_id=kept.path.name,
-            name="million",
-            task="regression",
-            task_sentence="",
-            classes=[],
-            model="MLP",
-            model_kind="linen",
-            parameter_count=1000,
-            steps_total=STEPS,
-            steps_per_epoch=1000,
-            batch_size=32,
-            evaluations_total=200,
-            monitor="valid/loss",
-            monitor_mode="min",
-            rows={"train": 32_000},
-            split_hash="",
-            settings={},
-            versions={},
-            device="",
-        )
-    )
+    kept.put(started(kept.path.name, STEPS))
     evaluate_every = STEPS // 200
     for first in range(0, STEPS, block):
         now[0] += REPORT_S

@@ -22,11 +22,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import journals
 import numpy as np
 import psutil
 
 from dlfb_lab import journal, register
-from dlfb_lab.events import Evaluation, Event, Losses, RunStarted, Status, to_json
+from dlfb_lab.events import Evaluation, Event, Losses, Status, to_json
 
 SECONDS = 60.0
 """Of each kind of traffic."""
@@ -196,7 +197,7 @@ class Live:
     def __init__(self, store: Path) -> None:
         self._kept = journal.create(store, "live")
         self.path = self._kept.path
-        self._kept.put(_started("live", 10_000_000))
+        self._kept.put(journals.started("live", 10_000_000))
         self._kept.put(Status(step=0, state="running"))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._train, daemon=True)
@@ -229,7 +230,7 @@ def _write(store: Path, events: Iterable[Event]) -> Path:
 
 def _finished(name: str) -> Iterable[Event]:
     rng = np.random.default_rng(0)
-    yield _started(name, 2000)
+    yield journals.started(name, 2000)
     for step in range(40, 2001, 40):
         yield Losses(step=step, first_step=step - 40, losses=rng.random(40, np.float32), duration_s=0.05)
         yield Evaluation(step=step, split="valid", metrics={"loss": rng.random()}, rows=100, duration_s=0.01)
@@ -238,36 +239,11 @@ def _finished(name: str) -> Iterable[Event]:
 
 def _long(block: int) -> Iterable[Event]:
     rng = np.random.default_rng(0)
-    yield _started("long", STEPS)
+    yield journals.started("long", STEPS)
     for first in range(0, STEPS, block):
         values = rng.random(min(block, STEPS - first), np.float32)
         yield Losses(step=first + len(values), first_step=first, losses=values, duration_s=0.0123456789)
     yield Status(step=STEPS, state="finished")
-
-
-def _started(name: str, steps: int) -> RunStarted:
-    return RunStarted(
-        step=0,
-        run_id=name,
-        name=name,
-        task="regression",
-        task_sentence="one number",
-        classes=[],
-        model="MLP",
-        model_kind="linen",
-        parameter_count=1000,
-        steps_total=steps,
-        steps_per_epoch=1000,
-        batch_size=32,
-        evaluations_total=200,
-        monitor="valid/loss",
-        monitor_mode="min",
-        rows={"train": 32_000},
-        split_hash="",
-        settings={},
-        versions={"dlfb-lab": "0.1.0"},
-        device="cpu",
-    )
 
 
 def lines(result: dict[str, Any]) -> list[str]:
