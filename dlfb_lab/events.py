@@ -73,6 +73,7 @@ class RunStarted(Event):
         versions: of Python and of the packages that matter.
         device: what the run is trained on.
         source: the cell that started it, when known.
+        members: names of what is trained at once, for example "seed 1"; empty where it is one model.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -97,6 +98,7 @@ class RunStarted(Event):
     versions: dict[str, str]
     device: str
     source: str = ""
+    members: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +123,12 @@ class Losses(Event):
 
     Attributes:
         first_step: step of the first value. The loss at step s was computed with s updates applied.
-        losses: shape [count]; float32 or float64.
+        losses: shape [count]; float32 or float64. With several members, their mean.
         stride: 1 in a journal; in a shortened copy each value is the mean of this many steps.
         duration_s: wall time spent training these steps, without evaluation, pauses or compilation.
-        dispatches: programs launched for them.
+        dispatches: dispatches of one or more steps that they came from.
+        parts: other scalars of each step by name, for example the parts of a loss; each of shape [count].
+        members: the loss of each member, of shape [count], in the order of `RunStarted.members`.
     """
 
     kind: ClassVar[str] = "losses"
@@ -133,6 +137,8 @@ class Losses(Event):
     stride: int = 1
     duration_s: float
     dispatches: int = 1
+    parts: dict[str, FloatBlock] = field(default_factory=dict)
+    members: list[FloatBlock] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +147,11 @@ class Evaluation(Event):
 
     Attributes:
         split: "train", "valid", "test", or "data" for other data.
-        metrics: scores by metric name, "loss" among them.
+        metrics: scores by metric name, "loss" among them. With several members, their mean.
         rows: rows that were scored.
         duration_s: wall time it took.
         look: how many times the test part has now been looked at; 0 for other parts.
+        members: the scores of each member, in the order of `RunStarted.members`.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -153,6 +160,7 @@ class Evaluation(Event):
     rows: int
     duration_s: float
     look: int = 0
+    members: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +214,43 @@ class Notice(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanChosen(Event):
+    """How steps are run from here on, and why.
+
+    Attributes:
+        plan: "one by one" (a dispatch a step), "fused" (many steps in a dispatch), "streamed" (batches from the host),
+            or "as it is" (another framework's step, or one that cannot be compiled).
+        reason: why, for people.
+        step_s: measured time of a step one by one, seconds; NaN where it was not measured.
+        fused_step_s: measured time of a fused step, seconds; NaN where it was not measured.
+    """
+
+    kind: ClassVar[str] = "plan_chosen"
+    plan: str
+    reason: str
+    step_s: float = math.nan
+    fused_step_s: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateTest(Event):
+    """Losses at learning rates that rise step by step, tried before training to choose one.
+
+    Attributes:
+        rates: learning rates, ascending, shape [count].
+        losses: the training loss at each, shape [count]; not finite where training broke down.
+        chosen: the rate that was chosen.
+        duration_s: wall time it took.
+    """
+
+    kind: ClassVar[str] = "rate_test"
+    rates: FloatBlock
+    losses: FloatBlock
+    chosen: float
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceMemory(Event):
     """What JAX's allocator holds of one device's memory. NaN is what the backend does not report.
 
@@ -232,7 +277,19 @@ class DeviceMemory(Event):
 
 
 KINDS: dict[str, type[Event]] = {
-    cls.kind: cls for cls in (RunStarted, Baseline, Losses, Evaluation, Compilation, Status, Notice, DeviceMemory)
+    cls.kind: cls
+    for cls in (
+        RunStarted,
+        Baseline,
+        Losses,
+        Evaluation,
+        Compilation,
+        Status,
+        Notice,
+        PlanChosen,
+        RateTest,
+        DeviceMemory,
+    )
 }
 
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 
 PyTree = Any
+Values = dict[str, jax.Array]
+"""Scalars by name."""
 
 
 class Apply(Protocol):
@@ -64,6 +66,117 @@ class Model(Protocol):
 
     def finish(self, params: PyTree, extra: PyTree, opt_state: PyTree, step: int) -> Any:
         """Returns the trained state in the user's own type."""
+
+
+class Stepper(Protocol):
+    """Something that brings a training step of its own: a user's `train_step`, or a compiled Keras model.
+
+    Its state is opaque: any pytree of arrays.
+    """
+
+    @property
+    def kind(self) -> str:
+        """The adapter's name, for example "own step"."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, for people."""
+
+    @property
+    def key(self) -> Hashable:
+        """Steppers with equal keys and states of equal shapes run the same compiled programs."""
+
+    @property
+    def traces(self) -> bool:
+        """Whether `step` can be compiled; else it is called as it is, one step at a time."""
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether `evaluate` can be called."""
+
+    @property
+    def evaluation_traces(self) -> bool:
+        """Whether `evaluate` can be compiled; else it is called as it is."""
+
+    def start(self, rng: jax.Array, batch: PyTree) -> PyTree:
+        """Returns the state before the first step, in arrays that nobody else holds: training reuses their memory.
+
+        Args:
+            rng: key, for what has to be initialised.
+            batch: one batch.
+        """
+
+    def step(self, state: PyTree, batch: PyTree, rng: jax.Array, epoch_begins: jax.Array) -> tuple[PyTree, Values]:
+        """Applies one update. Holds no arrays itself.
+
+        Args:
+            state: as `start` or the last step returned it.
+            batch: in the user's own structure.
+            rng: a key for this step alone.
+            epoch_begins: whether this is the first step of an epoch, shape [], bool.
+
+        Returns:
+            The state afterwards, of the same structure, shapes and dtypes, and scalars by name, "loss" first.
+        """
+
+    def evaluate(self, state: PyTree, batch: PyTree, rng: jax.Array) -> Values:
+        """Returns the scores of one batch: scalars by name, "loss" among them if it has one."""
+
+    def outputs(self, state: PyTree, x: PyTree) -> Any:
+        """Returns predictions, shape [rows, ...].
+
+        Raises:
+            OptionError: it cannot predict.
+        """
+
+    def parameter_count(self, state: PyTree) -> int:
+        """Returns how many scalar parameters are trained, as far as can be told."""
+
+    def finish(self, state: PyTree, step: int) -> Any:
+        """Returns the trained state in the user's own type; what the user gave may be brought up to date."""
+
+
+class Guest(Protocol):
+    """A model that another framework trains, one step at a time, on the host's arrays."""
+
+    @property
+    def kind(self) -> str:
+        """The adapter's name, for example "torch"."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, for people."""
+
+    @property
+    def parameter_count(self) -> int:
+        """Scalar parameters."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Version of the framework, by its name."""
+
+    def step(self, batch: PyTree) -> dict[str, float]:
+        """Applies one update and returns scalars by name, "loss" first.
+
+        Args:
+            batch: `(x, y)` of NumPy arrays, targets encoded; for a step of the user's own, as the user gave it.
+        """
+
+    def outputs(self, x: PyTree) -> Any:
+        """Returns the raw outputs in evaluation mode as a NumPy array, shape [rows, ...].
+
+        Raises:
+            OptionError: it cannot predict.
+        """
+
+    def keep(self) -> Any:
+        """Returns a copy of all that training changes, to come back to."""
+
+    def restore(self, kept: Any) -> None:
+        """Goes back to what `keep` returned."""
+
+    def finish(self) -> Any:
+        """Returns the trained model in the user's own type."""
 
 
 class Identity:

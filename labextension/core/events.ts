@@ -67,6 +67,8 @@ export interface RunStarted extends Event {
   device: string;
   /** the cell that started it, when known. */
   source: string;
+  /** names of what is trained at once, for example "seed 1"; empty where it is one model. */
+  members: string[];
 }
 
 /** The scores of a simple method: a horizontal line on the charts of a split. */
@@ -85,14 +87,18 @@ export interface Losses extends Event {
   kind: "losses";
   /** step of the first value. The loss at step s was computed with s updates applied. */
   first_step: number;
-  /** shape [count]; float32 or float64. */
+  /** shape [count]; float32 or float64. With several members, their mean. */
   losses: FloatBlock;
   /** 1 in a journal; in a shortened copy each value is the mean of this many steps. */
   stride: number;
   /** wall time spent training these steps, without evaluation, pauses or compilation. */
   duration_s: JsonFloat;
-  /** programs launched for them. */
+  /** dispatches of one or more steps that they came from. */
   dispatches: number;
+  /** other scalars of each step by name, for example the parts of a loss; each of shape [count]. */
+  parts: Record<string, FloatBlock>;
+  /** the loss of each member, of shape [count], in the order of `RunStarted.members`. */
+  members: FloatBlock[];
 }
 
 /** The scores of the model, at a step, on one part of the data. */
@@ -100,7 +106,7 @@ export interface Evaluation extends Event {
   kind: "evaluation";
   /** "train", "valid", "test", or "data" for other data. */
   split: string;
-  /** scores by metric name, "loss" among them. */
+  /** scores by metric name, "loss" among them. With several members, their mean. */
   metrics: Record<string, JsonFloat>;
   /** rows that were scored. */
   rows: number;
@@ -108,6 +114,8 @@ export interface Evaluation extends Event {
   duration_s: JsonFloat;
   /** how many times the test part has now been looked at; 0 for other parts. */
   look: number;
+  /** the scores of each member, in the order of `RunStarted.members`. */
+  members: Record<string, JsonFloat>[];
 }
 
 /** A program was compiled. */
@@ -145,6 +153,32 @@ export interface Notice extends Event {
   text: string;
 }
 
+/** How steps are run from here on, and why. */
+export interface PlanChosen extends Event {
+  kind: "plan_chosen";
+  /** "one by one" (a dispatch a step), "fused" (many steps in a dispatch), "streamed" (batches from the host), or "as it is" (another framework's step, or one that cannot be compiled). */
+  plan: string;
+  /** why, for people. */
+  reason: string;
+  /** measured time of a step one by one, seconds; NaN where it was not measured. */
+  step_s: JsonFloat;
+  /** measured time of a fused step, seconds; NaN where it was not measured. */
+  fused_step_s: JsonFloat;
+}
+
+/** Losses at learning rates that rise step by step, tried before training to choose one. */
+export interface RateTest extends Event {
+  kind: "rate_test";
+  /** learning rates, ascending, shape [count]. */
+  rates: FloatBlock;
+  /** the training loss at each, shape [count]; not finite where training broke down. */
+  losses: FloatBlock;
+  /** the rate that was chosen. */
+  chosen: JsonFloat;
+  /** wall time it took. */
+  duration_s: JsonFloat;
+}
+
 /** What JAX's allocator holds of one device's memory. NaN is what the backend does not report. */
 export interface DeviceMemory extends Event {
   kind: "device_memory";
@@ -166,7 +200,7 @@ export interface DeviceMemory extends Event {
   reason: string;
 }
 
-export type RunEvent = RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice | DeviceMemory;
+export type RunEvent = RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice | PlanChosen | RateTest | DeviceMemory;
 
 export const KINDS: readonly RunEvent["kind"][] = [
   "run_started",
@@ -176,5 +210,7 @@ export const KINDS: readonly RunEvent["kind"][] = [
   "compilation",
   "status",
   "notice",
+  "plan_chosen",
+  "rate_test",
   "device_memory",
 ];
