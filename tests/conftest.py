@@ -20,6 +20,14 @@ def own_register(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["DLFB_REGISTER"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_kept_programs() -> Iterator[None]:
+    """Lets tests, and the kernels that they start, compile what they test, whatever the user's cache holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLFB_CACHE", "off")
+        yield
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip `@pytest.mark.guests("torch", ...)` where one of the named modules is missing."""
     for marker in item.iter_markers("guests"):
