@@ -1,0 +1,389 @@
+"""Adapter for PyTorch modules: trained by PyTorch itself, its autograd and one of its optimizers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
+from dlfb_lab.models.guest import USUAL_RATE, Array, Chosen, OwnLoss, optimizer_name, own_memory, rate, rate_once
+from dlfb_lab.models.model import PyTree
+
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "adam": ("Adam", {}),
+    "adamw": ("AdamW", {"weight_decay": 1e-4}),
+    "sgd": ("SGD", {}),
+    "rmsprop": ("RMSprop", {"alpha": 0.9}),
+    "adagrad": ("Adagrad", {"initial_accumulator_value": 0.1, "eps": 1e-7}),
+    "adadelta": ("Adadelta", {}),
+    "adamax": ("Adamax", {}),
+    "nadam": ("NAdam", {}),
+    "radam": ("RAdam", {}),
+}
+"""PyTorch's optimizers that go by optax's names, with optax's defaults where PyTorch's differ."""
+
+DIFFERENT = {
+    "nadam": "PyTorch's nadam lets the momentum grow (Dozat 2016); optax's keeps it, so the losses differ.",
+    "rmsprop": "PyTorch's rmsprop adds eps after the square root, optax's before it; the losses differ a little.",
+}
+FUSED = ("Adam", "AdamW", "SGD")
+"""One kernel for all parameters: on a CPU, too, it saves a third of a small model's step."""
+
+EXAMPLE = "an object such as torch.optim.SGD(model.parameters(), lr=0.1)"
+
+
+class TorchFactory:
+    """A PyTorch module, before the loss and the optimizer are known. See `GuestFactory`."""
+
+    kind = "torch"
+    loss = None
+    link = None
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.name = type(getattr(module, "_orig_mod", module)).__name__
+        self.versions = {"torch": str(_torch().__version__)}
+
+    @property
+    def parameter_count(self) -> int | None:
+        """See `GuestFactory.parameter_count`."""
+        lazy = _torch().nn.parameter.UninitializedParameter
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        return None if any(isinstance(p, lazy) for p in trained) else sum(p.numel() for p in trained)
+
+    def optimizer(self, optimizer: Any, lr: float | None) -> Chosen:
+        """See `GuestFactory.optimizer`."""
+        optim = _torch().optim
+        if isinstance(optimizer, optim.LBFGS) or optimizer is optim.LBFGS:
+            raise OptionError(
+                "--optimizer LBFGS: it calls the loss several times a step, which training here does not do. "
+                "Take another, such as adam."
+            )
+        if isinstance(optimizer, optim.Optimizer):
+            rate_once(lr, f"the given torch.optim.{type(optimizer).__name__}")
+            rates = {float(group["lr"]) for group in optimizer.param_groups}
+            return Chosen(f"the given torch.optim.{type(optimizer).__name__}", rates.pop() if len(rates) == 1 else None)
+        if _makes_optimizers(optimizer):
+            name = getattr(getattr(optimizer, "func", optimizer), "__name__", type(optimizer).__name__)
+            return Chosen(f"torch.optim.{name}", None if lr is None else rate(lr))
+        name = optimizer_name(optimizer, OPTIMIZERS, "PyTorch", EXAMPLE)
+        return Chosen(name, USUAL_RATE.get(name, 1e-3) if lr is None else rate(lr), DIFFERENT.get(name, ""))
+
+    def outputs(self, x: PyTree, seed: int) -> Array:
+        """See `GuestFactory.outputs`; the parameters of lazy modules come from the seed."""
+        return Forward(self.module, seed).outputs(x)
+
+    def make(
+        self,
+        *,
+        loss: str | OwnLoss | None,
+        optimizer: Any,
+        lr: float | None,
+        seed: int,
+        sample: tuple[PyTree, Array],
+        clip: float | None = None,
+    ) -> TorchGuest:
+        """See `GuestFactory.make`."""
+        forward = Forward(self.module, seed)
+        outputs = forward.outputs(sample[0])
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        if not trained:
+            raise ModelError(f"The model {self.name} has no parameters that require gradients; nothing can be trained.")
+        function = loss if callable(loss) else _losses().get(loss or "mean_squared_error")
+        if function is None:
+            raise OptionError(f"--loss {loss}: PyTorch models have no such loss here. Known: {', '.join(_losses())}.")
+        integers = np.issubdtype(np.asarray(sample[1]).dtype, np.integer)
+        fits = np.shape(sample[1]) == outputs.shape
+        if not callable(loss) and not fits and loss != "cross_entropy":
+            raise ModelError(
+                f"The model's outputs have shape {outputs.shape}, but the targets {np.shape(sample[1])}. "
+                "Let it return one number for each target."
+            )
+        return TorchGuest(
+            self,
+            forward,
+            loss=function,
+            optimizer=self._made(optimizer, lr, trained),
+            class_targets=bool(integers and not fits),
+            clip=(clip, trained),
+        )
+
+    def _made(self, optimizer: Any, lr: float | None, trained: list[Any]) -> Any:
+        torch = _torch()
+        chosen = self.optimizer(optimizer, lr)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if held.isdisjoint(id(p) for p in trained):
+                raise OptionError(
+                    f"--optimizer: the given torch.optim.{type(optimizer).__name__} holds none of the parameters of "
+                    f"{self.name}. Make it of this model's: torch.optim.{type(optimizer).__name__}(model.parameters())."
+                )
+            return optimizer
+        if _makes_optimizers(optimizer):
+            try:
+                return optimizer(trained, **({} if lr is None else {"lr": chosen.lr}))
+            except Exception as error:
+                raise OptionError(f"--optimizer: {chosen.name} could not be made: {one_line(error)}") from error
+        name, settings = OPTIMIZERS[chosen.name]
+        if name in FUSED and _can_be_fused(self.module, trained):
+            settings = {**settings, "fused": True}
+        return getattr(torch.optim, name)(trained, lr=chosen.lr, **settings)
+
+
+class Forward:
+    """A module's calls, with its device, its dtype, its modes, and random numbers of its own.
+
+    Args:
+        module: the user's module.
+        seed: of the random numbers.
+    """
+
+    def __init__(self, module: Any, seed: int) -> None:
+        torch = _torch()
+        first = next(module.parameters(), torch.empty(0))
+        self.module = module
+        self.device = first.device
+        if self.device.type == "meta":
+            raise ModelError(
+                f"The parameters of {type(module).__name__} are on the device `meta`: they have shapes but no values. "
+                "Call model.to_empty(device='cpu') and initialise them."
+            )
+        self.dtype = first.dtype if first.is_floating_point() else torch.float32
+        self._host_dtype = np.float64 if self.dtype == torch.float64 else np.float32
+        # Parts that the user put into evaluation mode inside a model that trains stay there: frozen batch norms.
+        self._frozen = [m for m in module.modules() if not m.training] if module.training else []
+        self._generators = [torch.default_generator]
+        if self.device.type == "cuda":
+            self._generators.append(torch.cuda.default_generators[self.device.index or 0])
+        self._first = [torch.Generator(g.device).manual_seed(seed).get_state() for g in self._generators]
+        self.random_states = list(self._first)
+
+    @contextmanager
+    def randomness(self, states: list[Any]) -> Iterator[None]:
+        """Draws from `states`, brings them up to date, and leaves the user's own random numbers where they were."""
+        before = [generator.get_state() for generator in self._generators]
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
+        try:
+            yield
+        finally:
+            for i, generator in enumerate(self._generators):
+                states[i] = generator.get_state()
+                generator.set_state(before[i])
+
+    def train(self) -> None:
+        """Puts the module into training mode, but for what the user froze."""
+        if not self.module.training:
+            self.module.train()
+            for part in self._frozen:
+                part.training = False
+
+    def inputs(self, x: PyTree) -> PyTree:
+        """Returns tensors on the module's device: numbers of its dtype, whole numbers int64."""
+        if isinstance(x, np.ndarray):
+            return self.tensor(x)
+        return jax.tree.map(self.tensor, x)
+
+    def tensor(self, a: Any, whole: bool | None = None) -> Any:
+        """Returns one array as a tensor, sharing its memory where that is the array's own and nothing is to change.
+
+        Args:
+            a: an array, any shape.
+            whole: whether it becomes int64; None if it holds whole numbers.
+        """
+        torch = _torch()
+        kind = np.asarray(a).dtype.kind
+        if whole or (whole is None and kind in "iu"):
+            return torch.from_numpy(own_memory(a, np.int64)).to(self.device)
+        if whole is None and kind == "b":
+            return torch.from_numpy(own_memory(a)).to(self.device)
+        return torch.from_numpy(own_memory(a, self._host_dtype)).to(self.device, self.dtype)
+
+    def outputs(self, x: PyTree) -> Array:
+        """Returns the raw outputs in evaluation mode, shape [rows, ...]; the same random numbers are drawn each time.
+
+        Raises:
+            ModelError: the module fails, or returns something else than one tensor.
+        """
+        torch = _torch()
+        if self.module.training:
+            self.module.eval()
+        try:
+            with torch.no_grad(), self.randomness(list(self._first)):
+                outputs = self.module(self.inputs(x))
+        except DlfbLabError:
+            raise
+        except Exception as error:
+            raise ModelError(f"The model failed on inputs of {_described(x)}: {one_line(error)}") from error
+        rows = len(jax.tree.leaves(x)[0])
+        if not isinstance(outputs, torch.Tensor) or outputs.shape[:1] != (rows,):
+            shape = f" of shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else ""
+            raise ModelError(
+                f"The model returned a {type(outputs).__name__}{shape} for {rows} rows; "
+                "it must return one tensor with one row each."
+            )
+        if outputs.dtype in (torch.bfloat16, torch.float16):
+            outputs = outputs.float()
+        return np.asarray(outputs.cpu().numpy())
+
+
+class TorchGuest:
+    """A PyTorch module that is being trained. See `Guest`.
+
+    Args:
+        factory: what it comes from.
+        forward: the module's calls.
+        loss: (outputs, targets) to one number, or one a row.
+        optimizer: a torch optimizer.
+        class_targets: whether targets are class numbers.
+        clip: largest norm of the gradients or None, and the parameters that it is taken over.
+    """
+
+    kind = "torch"
+
+    def __init__(
+        self,
+        factory: TorchFactory,
+        forward: Forward,
+        *,
+        loss: OwnLoss,
+        optimizer: Any,
+        class_targets: bool,
+        clip: tuple[float | None, list[Any]],
+    ) -> None:
+        self.name, self.versions = factory.name, factory.versions
+        self.parameter_count = factory.parameter_count or 0
+        self.optimizer = optimizer
+        self._module, self._forward, self._loss = factory.module, forward, loss
+        self._class_targets = class_targets
+        self._clip, self._clipped = clip
+        self._clip_gradients = _torch().nn.utils.clip_grad_norm_
+
+    def step(self, batch: PyTree) -> dict[str, float]:
+        """See `Guest.step`. Arrays that own their memory are not copied; what must not change is given as a view."""
+        x, y = batch
+        forward = self._forward
+        forward.train()
+        try:
+            with forward.randomness(forward.random_states):
+                self.optimizer.zero_grad()
+                loss = self._value(self._module(forward.inputs(x)), y)
+                loss.backward()
+                if self._clip is not None:
+                    self._clip_gradients(self._clipped, self._clip)
+                self.optimizer.step()
+                return {"loss": loss.item()}
+        except DlfbLabError:
+            raise
+        except Exception as error:
+            raise ModelError(f"PyTorch's training step failed on {_described(x)}: {one_line(error)}") from error
+
+    def outputs(self, x: PyTree) -> Array:
+        """See `Guest.outputs`. All rows in one call."""
+        return self._forward.outputs(x)
+
+    def scores(self, outputs: Array, y: Array) -> dict[str, float]:
+        """Returns the loss of outputs beside encoded targets, shape [rows, ...]."""
+        torch = _torch()
+        try:
+            with torch.no_grad():
+                return {"loss": self._value(self._forward.tensor(outputs, whole=False), y).item()}
+        except DlfbLabError:
+            raise
+        except Exception as error:
+            raise ModelError(f"The loss failed on outputs of {_described(outputs)}: {one_line(error)}") from error
+
+    def keep(self) -> Any:
+        """See `Guest.keep`."""
+        states = self._module.state_dict(), self.optimizer.state_dict(), self._forward.random_states
+        return copy.deepcopy(states)
+
+    def restore(self, kept: Any) -> None:
+        """See `Guest.restore`."""
+        # Copied again: an optimizer keeps the tensors it is given, and would change them.
+        module, optimizer, random_states = copy.deepcopy(kept)
+        self._module.load_state_dict(module)
+        self.optimizer.load_state_dict(optimizer)
+        self._forward.random_states = random_states
+
+    def finish(self) -> Any:
+        """Returns the user's own module, trained, in evaluation mode and without gradients."""
+        self.optimizer.zero_grad()
+        return self._module.eval()
+
+    def _value(self, outputs: Any, y: Array) -> Any:
+        targets = self._forward.tensor(y, whole=self._class_targets)
+        value = self._loss(outputs, targets)
+        if not isinstance(value, _torch().Tensor):
+            raise ModelError(
+                f"The loss returned a {type(value).__name__}; for a PyTorch model it must return a tensor: one number, "
+                "or one a row, computed with PyTorch's functions."
+            )
+        return value.mean() if value.ndim else value
+
+
+def _losses() -> dict[str, Callable[[Any, Any], Any]]:
+    """Returns (outputs, targets) to the mean over the rows, by the names of our losses."""
+    functions = _torch().nn.functional
+    return {
+        "mean_squared_error": functions.mse_loss,
+        "mean_absolute_error": functions.l1_loss,
+        "huber": functions.huber_loss,
+        "cross_entropy": functions.cross_entropy,
+        "binary_crossentropy": functions.binary_cross_entropy_with_logits,
+        "kl_divergence": _kl_divergence,
+        "cosine_similarity": _cosine_similarity,
+    }
+
+
+def _kl_divergence(outputs: Any, targets: Any) -> Any:
+    functions = _torch().nn.functional
+    return functions.kl_div(functions.log_softmax(outputs, dim=-1), targets, reduction="none").sum(-1).mean()
+
+
+def _cosine_similarity(outputs: Any, targets: Any) -> Any:
+    return -_torch().nn.functional.cosine_similarity(outputs, targets, dim=-1, eps=1e-7).mean()
+
+
+def _makes_optimizers(optimizer: Any) -> bool:
+    """Whether it is a class of optimizers, or a `functools.partial` of one."""
+    made = getattr(optimizer, "func", optimizer)
+    return inspect.isclass(made) and issubclass(made, _torch().optim.Optimizer)
+
+
+def _can_be_fused(module: Any, trained: list[Any]) -> bool:
+    plain = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained)
+    return plain and not any(getattr(m, "sparse", False) for m in module.modules())
+
+
+def _described(x: PyTree) -> str:
+    return ", ".join(f"shape {tuple(a.shape)}, {a.dtype}" for a in jax.tree.leaves(x))
+
+
+def _torch() -> Any:
+    return sys.modules["torch"]
+
+
+def adapt(model: Any) -> TorchFactory | None:
+    """Adapts a PyTorch module, or returns None. PyTorch is looked at only when it has been imported.
+
+    Raises:
+        ModelError: the class was given in place of a module.
+    """
+    nn = getattr(sys.modules.get("torch"), "nn", None)
+    if nn is None:
+        return None
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ModelError(f"`{model.__name__}` is a class, not a model. Make one: {model.__name__}(…).")
+    # On the PyTorch backend, Keras's layers are PyTorch modules.
+    layer = getattr(getattr(sys.modules.get("keras"), "layers", None), "Layer", None)
+    if not isinstance(model, nn.Module) or (layer is not None and isinstance(model, layer)):
+        return None
+    return TorchFactory(model)
