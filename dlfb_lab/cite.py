@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dlfb_lab.record import Record
+import numpy as np
+
+from dlfb_lab.events import Evaluation
+from dlfb_lab.record import Record, spread
 
 
 def ordinal(number: int) -> str:
@@ -32,19 +35,25 @@ def methods_paragraph(record: Record, status: str) -> str:
     ]
     if s.get("scale"):
         sentences.append("Features were standardised with the mean and standard deviation of the training rows.")
-    epochs = record.step / started.steps_per_epoch
+    epochs = f" ({record.step / started.steps_per_epoch:.4g} epochs)" if started.steps_per_epoch else ""
     sentences.append(
-        f"Training minimised {_words(s.get('loss'))} with {_optimizer(s.get('optimizer'))}"
-        + (f" (learning rate {s['lr']:g})" if isinstance(s.get("lr"), int | float) else "")
-        + f", batches of {started.batch_size:,} rows, for {record.step:,} updates ({epochs:.4g} epochs), "
+        f"Training minimised {_words(s.get('loss'))} with {_optimizer(s.get('optimizer'))}{_rate(record)}, "
+        f"batches of {started.batch_size:,} rows, for {record.step:,} updates{epochs}, "
         f"seed {s.get('seed')}, on {started.device}; the run {_ended(status)}."
     )
+    if record.members:
+        sentences.append(f"{len(record.members)} models ({', '.join(record.members)}) were trained at once.")
     for split, name in (("valid", "validation"), ("test", "test")):
         scored = record.evaluated(split)
         if scored:
-            scores = ", ".join(f"{_words(k)} {v:.4g}" for k, v in scored[-1].metrics.items())
             looks = f" (looked at {scored[-1].look} times)" if scored[-1].look > 1 else ""
-            sentences.append(f"On the {scored[-1].rows:,} {name} rows{looks} it reached {scores}.")
+            sentences.append(f"On the {scored[-1].rows:,} {name} rows{looks} {_scores(record, scored[-1])}.")
+    best = record.best_member()
+    if best is not None:
+        sentences.append(
+            f"The best of them by {started.monitor} was {record.members[best[0]]} "
+            f"({best[2]:.4g} after {best[1]:,} updates)."
+        )
     for baseline in record.baselines:
         scores = ", ".join(f"{_words(k)} {v:.4g}" for k, v in baseline.metrics.items())
         part = {"valid": "validation", "train": "training"}.get(baseline.split, baseline.split)
@@ -61,6 +70,24 @@ _SOFTWARE = (
     ("NumPy", "numpy"),
     ("Python", "python"),
 )
+
+
+def _rate(record: Record) -> str:
+    for test in record.rate_tests[-1:]:
+        tried = f"{len(test.rates)} rates from {test.rates[0]:g} to {test.rates[-1]:g}" if len(test.rates) else "some"
+        return f" (learning rate {test.chosen:g}, chosen by trying {tried})"
+    rate = record.started.settings.get("lr") if record.started else None
+    return f" (learning rate {rate:g})" if isinstance(rate, int | float) else ""
+
+
+def _scores(record: Record, scored: Evaluation) -> str:
+    if not scored.members:
+        return "it reached " + ", ".join(f"{_words(k)} {v:.4g}" for k, v in scored.metrics.items())
+    said = []
+    for name in scored.metrics:
+        (mean,), (deviation,) = spread(np.array([[member.get(name, np.nan)] for member in scored.members]))
+        said.append(f"{_words(name)} {mean:.4g} ± {deviation:.4g}")
+    return f"they reached {', '.join(said)} (mean ± standard deviation over the {len(scored.members)} models)"
 
 
 def _optimizer(name: object) -> str:

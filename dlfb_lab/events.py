@@ -296,7 +296,7 @@ KINDS: dict[str, type[Event]] = {
 def joined(earlier: Losses, later: Losses) -> Losses | None:
     """Returns one block in the place of two, or None where the second does not follow the first."""
     follows = earlier.first_step + earlier.stride * len(earlier.losses) == later.first_step
-    if not follows or earlier.stride != later.stride or earlier.losses.dtype != later.losses.dtype:
+    if not follows or earlier.stride != later.stride or _series(earlier) != _series(later):
         return None
     return Losses(
         step=later.step,
@@ -306,7 +306,15 @@ def joined(earlier: Losses, later: Losses) -> Losses | None:
         stride=earlier.stride,
         duration_s=earlier.duration_s + later.duration_s,
         dispatches=earlier.dispatches + later.dispatches,
+        parts={name: np.concatenate([block, later.parts[name]]) for name, block in earlier.parts.items()},
+        members=[np.concatenate(pair) for pair in zip(earlier.members, later.members, strict=True)],
     )
+
+
+def _series(event: Losses) -> tuple[Any, ...]:
+    """Returns what two blocks must have in common to be joined."""
+    parts = {name: block.dtype for name, block in event.parts.items()}
+    return event.losses.dtype, parts, [block.dtype for block in event.members]
 
 
 class Sink(Protocol):

@@ -39,6 +39,8 @@ from dlfb_lab.events import Event, Losses, RunStarted, from_json, joined, to_jso
 EVENTS = "events.jsonl"
 TAIL = "tail.json"
 WRITER = "writer.json"
+LINE_BYTES = 1 << 18
+"""Losses that are so many get a line at once: the tail is written anew with each report."""
 
 
 class Journal:
@@ -72,7 +74,8 @@ class Journal:
                 held = event
             self._held = held
             now_s = monotonic()
-            if now_s - self._lined_s < min(1.0, max(0.05, (now_s - self._opened_s) / 2000)):
+            is_small = held.losses.nbytes * (1 + len(held.parts) + len(held.members)) < LINE_BYTES
+            if is_small and now_s - self._lined_s < min(1.0, max(0.05, (now_s - self._opened_s) / 2000)):
                 self._write_tail(held)
                 return
             self._lined_s = now_s

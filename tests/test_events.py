@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dlfb_lab import events
-from dlfb_lab.events import Baseline, Compilation, DeviceMemory, Evaluation, Event, Losses, Notice, RunStarted, Status
+from dlfb_lab.events import (
+    Baseline,
+    Compilation,
+    DeviceMemory,
+    Evaluation,
+    Event,
+    Losses,
+    Notice,
+    PlanChosen,
+    RateTest,
+    RunStarted,
+    Status,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "run.jsonl"
 
@@ -58,6 +70,33 @@ EVERY_KIND: list[Event] = [
     ),
     Status(step=6, time_s=5.0, state="stopped", reason='told "so"\n'),
     Notice(step=6, time_s=6.0, level="warning", text="The training loss is NaN."),
+    PlanChosen(step=0, time_s=2.0, plan="fused", reason="it is faster", step_s=2e-4, fused_step_s=math.nan),
+    RateTest(
+        step=0,
+        time_s=2.0,
+        rates=np.array([1e-3, 1e-2]),
+        losses=np.array([1.0, math.inf], np.float32),
+        chosen=1e-3,
+        duration_s=0.1,
+    ),
+    Losses(
+        step=8,
+        time_s=3.5,
+        first_step=6,
+        losses=np.array([0.1, 0.2]),
+        duration_s=0.5,
+        parts={"kl": np.array([0.1, math.nan], np.float32)},
+        members=[np.array([0.0, 0.1]), np.array([0.2, 0.3])],
+    ),
+    Evaluation(
+        step=8,
+        time_s=4.0,
+        split="valid",
+        metrics={"loss": 0.5},
+        rows=2,
+        duration_s=0.1,
+        members=[{"loss": 0.0}, {"loss": math.nan}],
+    ),
     DeviceMemory(step=3, time_s=2.5, device="gpu:0", device_kind="GPU", in_use_bytes=1.0, preallocated=True),
 ]
 
@@ -79,6 +118,8 @@ def same(a: object, b: object) -> bool:
         return a == b or (math.isnan(a) and math.isnan(b))
     if isinstance(a, dict) and isinstance(b, dict):
         return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and a == b
 
 
@@ -116,6 +157,21 @@ def test_blocks_that_follow_one_another_are_joined() -> None:
     assert events.joined(block(2, 3), block(6, 4)) is None
     assert events.joined(block(2, 3, stride=2), block(8, 4)) is None
     assert events.joined(block(2, 3), block(5, 1, losses=np.array([1.0]))) is None
+
+
+def test_blocks_are_joined_with_their_parts_and_members_where_both_have_the_same_ones() -> None:
+    def block(first: int, **changed: Any) -> Losses:
+        values = np.arange(first, first + 2, dtype=np.float32)
+        given = {"parts": {"kl": values + 10}, "members": [values - 1, values + 1]} | changed
+        return Losses(step=first + 2, time_s=0.0, first_step=first, losses=values, duration_s=0.1, **given)
+
+    both = events.joined(block(0), block(2))
+    assert both is not None
+    assert both.parts["kl"].tolist() == [10, 11, 12, 13]
+    assert [member.tolist() for member in both.members] == [[-1, 0, 1, 2], [1, 2, 3, 4]]
+    for other in ({"parts": {}}, {"parts": {"mse": np.zeros(2, np.float32)}}, {"parts": {"kl": np.zeros(2)}}):
+        assert events.joined(block(0), block(2, **other)) is None
+    assert events.joined(block(0), block(2, members=[])) is None
 
 
 @given(st.dictionaries(st.text(), st.floats()), st.text(), st.floats(allow_nan=True))
@@ -193,7 +249,10 @@ def test_the_golden_journal_reads_as_it_was_meant() -> None:
         "status",
         "notice",
         None,
+        "rate_test",
+        "plan_chosen",
         *("losses", "evaluation") * 3,
+        "plan_chosen",
         "compilation",
         *("device_memory",) * 2,
         "notice",
@@ -212,8 +271,9 @@ def test_the_golden_journal_reads_as_it_was_meant() -> None:
     assert math.isnan(third.metrics["loss"])
 
 
-def test_writing_the_golden_journal_again_gives_its_lines() -> None:
-    for line in GOLDEN.read_text(encoding="utf-8").splitlines():
+@pytest.mark.parametrize("name", ["run.jsonl", "members.jsonl"])
+def test_writing_a_golden_journal_again_gives_its_lines(name: str) -> None:
+    for line in GOLDEN.with_name(name).read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         event = events.from_json(values)
         assert event is None or events.to_json(event) == values

@@ -69,7 +69,7 @@ class Digest:
             # A look at the test rows comes after training, perhaps days later.
             if event["kind"] in KINDS and not (event["kind"] == "evaluation" and event.get("look", 0)):
                 self._training_s = time_s
-        for losses in stretches(blocks).values():
+        for losses in stretches(blocks, whole=False).values():
             self._curve.add(losses.first_step, losses.stride, losses.losses)
 
     def _take(self, event: Value) -> None:
@@ -78,9 +78,11 @@ class Digest:
                 # All that a summary says of it; a plan can hold the source of a long cell.
                 names = ("name", "model", "task", "device", "monitor", "monitor_mode", "steps_total")
                 versions = event.get("versions", {})
+                members = event.get("members", [])
                 self._started = {
                     "time_s": event["time_s"],
                     "versions_dlfb_lab": str(versions.get("dlfb-lab", "")),
+                    "members": len(members) if isinstance(members, list) else 0,
                     **{name: event[name] for name in names},
                 }
             case "status":
@@ -123,6 +125,7 @@ class Digest:
             "elapsed_s": until_s - self.started_s if plan and until_s is not None else 0.0,
             "step": self._step,
             "steps_total": plan.get("steps_total", 0),
+            "members": plan.get("members", 0),
             "best": self._best(str(plan.get("monitor", "")), plan.get("monitor_mode") == "min"),
             "scores": self._scores,
             "baseline": self._baseline(str(plan.get("monitor", ""))),

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from zlib import crc32
 
 from dlfb_lab.journal import EVENTS
-from dlfb_lab.record import MOST_SAVED
+from dlfb_lab.record import most_saved
 from dlfb_lab.server import lines
 from dlfb_lab.server.additions import Additions, additions
 from dlfb_lab.server.errors import Refusal
@@ -140,7 +140,7 @@ def _since(
                 blocks[len(events)] = rest
                 events.append(rest.event)
                 count += rest.count
-                if count > MOST_SAVED:
+                if count > most_saved(rest.series):
                     # They will be shortened, and a long run need not be kept twice until then.
                     rest.event["losses"] = ""
             if found is not None and found.end >= ahead:

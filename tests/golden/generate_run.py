@@ -1,14 +1,19 @@
-"""Writes `run.jsonl`: every kind of event in one small journal, for the tests of Python and TypeScript.
+"""Writes two small journals for the tests of Python and TypeScript.
+
+`run.jsonl` has every kind of event. `members.jsonl` is of three members at once, with parts of the loss, on a stream
+whose length nobody knows.
 
 Usage: python tests/golden/generate_run.py
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +74,15 @@ def golden_events() -> list[events.Event]:
         ),
         events.Status(step=0, time_s=START_S + 2, state="running"),
         events.Notice(step=0, time_s=START_S + 2, level="info", text="40 rows were kept for the test."),
+        events.RateTest(
+            step=0,
+            time_s=START_S + 2,
+            rates=np.geomspace(1e-5, 1, 6),
+            losses=np.array([1.1, 1.09, 0.9, 0.5, 2.0, math.nan], np.float32),
+            chosen=1e-2,
+            duration_s=0.5,
+        ),
+        events.PlanChosen(step=0, time_s=START_S + 2, plan="one by one", reason="it is ready first"),
     ]
     valid_losses = [0.6, 0.4, math.nan]
     for index, first in enumerate(range(0, 60, 20)):
@@ -94,6 +108,14 @@ def golden_events() -> list[events.Event]:
             ),
         ]
     told += [
+        events.PlanChosen(
+            step=40,
+            time_s=START_S + 5,
+            plan="fused",
+            reason="it is faster, and its numbers are the same",
+            step_s=2.5e-4,
+            fused_step_s=4e-5,
+        ),
         events.Compilation(
             step=40,
             time_s=START_S + 5,
@@ -132,12 +154,66 @@ def golden_events() -> list[events.Event]:
     return told
 
 
+def members_events() -> list[events.Event]:
+    """Returns 60 steps of three members, evaluated every 20; the third breaks down at step 30."""
+    rng = np.random.default_rng(1)
+    started = next(event for event in golden_events() if isinstance(event, events.RunStarted))
+    losses = np.exp(-np.arange(60) / 30) * np.array([[1.0], [0.8], [1.5]]) + 0.01 * rng.random((3, 60))
+    losses[2, 30:] = math.nan
+    losses = losses.astype(np.float32)
+    told: list[events.Event] = [
+        dataclasses.replace(
+            started,
+            run_id="members-01",
+            name="three seeds",
+            steps_total=0,
+            steps_per_epoch=0,
+            evaluations_total=0,
+            monitor="valid/accuracy",
+            monitor_mode="max",
+            members=["seed 0", "seed 1", "seed 2"],
+        ),
+        events.Status(step=0, time_s=START_S, state="running"),
+    ]
+    accuracies = [[0.5, 0.6, 0.4], [0.7, 0.75, math.nan], [0.72, 0.7, math.nan]]
+    for index, first in enumerate(range(0, 60, 20)):
+        block = losses[:, first : first + 20]
+        scores = [{"loss": 1 - accuracy, "accuracy": accuracy} for accuracy in accuracies[index]]
+        told += [
+            events.Losses(
+                step=first + 20,
+                time_s=START_S + 1 + index,
+                first_step=first,
+                losses=block.mean(0),
+                duration_s=0.5,
+                parts={"reconstruction_loss": 0.75 * block[0], "kl": 0.25 * block[0], "accuracy": 1 - 0.5 * block[0]},
+                members=list(block),
+            ),
+            events.Evaluation(
+                step=first + 20,
+                time_s=START_S + 1 + index,
+                split="valid",
+                metrics={name: float(np.mean([member[name] for member in scores])) for name in scores[0]},
+                rows=40,
+                duration_s=0.25,
+                members=scores,
+            ),
+        ]
+    return [*told, events.Status(step=60, time_s=START_S + 4, state="stopped", reason="the stream ended")]
+
+
 def main() -> None:
-    """Writes the journal, with one event of a vocabulary yet to come: readers skip it."""
+    """Writes the journals, the first with one event of a vocabulary yet to come: readers skip it."""
     lines = [events.to_json(event) for event in golden_events()]
     lines.insert(6, {"kind": "from_the_future", "step": 0, "time_s": START_S, "novelty": [1, 2]})
+    write("run.jsonl", lines)
+    write("members.jsonl", [events.to_json(event) for event in members_events()])
+
+
+def write(name: str, lines: list[dict[str, Any]]) -> None:
+    """Writes one journal."""
     text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-    Path(__file__).with_name("run.jsonl").write_text(text, encoding="utf-8")
+    Path(__file__).with_name(name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
