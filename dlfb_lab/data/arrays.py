@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dlfb_lab.data import tables
-from dlfb_lab.data.source import Examples, as_array, inputs_array, refuse_kind
+from dlfb_lab.data.host import as_array, refuse_kind
+from dlfb_lab.data.source import Examples, inputs_array
 from dlfb_lab.errors import DataError, OptionError, nearest
 
 TARGET_KEYS = ("y", "target", "targets", "label", "labels")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from dlfb_lab.data.source import Array, Inputs
+from dlfb_lab.data.host import Array
+from dlfb_lab.data.lazy import blocks, is_lazy
+from dlfb_lab.data.source import Inputs
 from dlfb_lab.errors import DataError
 
 
@@ -29,16 +32,13 @@ class Scaling:
         """Takes the statistics of training rows, x: shape [rows, ..., features]."""
         mean, std = {}, {}
         for name, array in _named(x).items():
-            axes = tuple(range(array.ndim - 1)) if array.ndim > 1 else (0,)
-            mean[name] = array.mean(axis=axes, dtype=np.float64)
-            spread = array.std(axis=axes, dtype=np.float64)
+            mean[name], spread = _statistics(array)
             std[name] = np.where(spread > 1e-12 * (1 + np.abs(mean[name])), spread, 1.0)
         return cls(mean, std)
 
     def apply(self, x: Inputs) -> Inputs:
         """Returns `(x - mean) / std`, float32."""
-        scaled = {name: _float32((array - self.mean[name]) / self.std[name], name) for name, array in _named(x).items()}
-        return scaled if isinstance(x, dict) else scaled[""]
+        return _each(x, lambda array, name: _float32((array - self.mean[name]) / self.std[name], name))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the statistics as JSON values."""
@@ -48,13 +48,14 @@ class Scaling:
 def device_inputs(x: Inputs, scaling: Scaling | None) -> Inputs:
     """Returns inputs as the device takes them: scaled, if they are to be, and then float32 in place of float64.
 
+    Rows that lie in a file are converted as they are read.
+
     Raises:
         DataError: a number is too large for float32.
     """
     if scaling is not None:
         return scaling.apply(x)
-    ready = {name: _float32(a, name) if a.dtype.kind == "f" else a for name, a in _named(x).items()}
-    return ready if isinstance(x, dict) else ready[""]
+    return _each(x, lambda array, name: _float32(array, name) if array.dtype.kind == "f" else array)
 
 
 def flattened(x: Inputs) -> Iterator[tuple[str, Array]]:
@@ -65,11 +66,39 @@ def flattened(x: Inputs) -> Iterator[tuple[str, Array]]:
     """
     for name, array in _named(x).items():
         if array.dtype.kind == "f" and array.dtype.itemsize > 4:
-            rows = array.reshape(len(array), -1)
-            rounded = rows.astype(np.float32)
-            lost = np.flatnonzero((rounded == rounded[0]).all(axis=0) & (rows != rows[0]).any(axis=0))
+            first = array[:1].reshape(1, -1)
+            rounded = first.astype(np.float32)
+            equal, differ = np.ones(first.shape[1], bool), np.zeros(first.shape[1], bool)
+            for block in blocks(array):
+                rows = block.reshape(len(block), -1)
+                equal &= (rows.astype(np.float32) == rounded).all(axis=0)
+                differ |= (rows != first).any(axis=0)
+                if not equal.any():
+                    break
+            lost = np.flatnonzero(equal & differ)
             if len(lost):
                 yield name, lost
+
+
+def _each(x: Inputs, convert: Callable[[Array, str], Array]) -> Inputs:
+    ready: dict[str, Array] = {}
+    for name, array in _named(x).items():
+        if is_lazy(array):
+            dtype = convert(array[:1], name).dtype
+            ready[name] = cast(Any, array).mapped(lambda rows, name=name: convert(rows, name), dtype)
+        else:
+            ready[name] = convert(array, name)
+    return ready if isinstance(x, dict) else ready[""]
+
+
+def _statistics(array: Array) -> tuple[Array, Array]:
+    axes = tuple(range(array.ndim - 1)) if array.ndim > 1 else (0,)
+    if not is_lazy(array):
+        return array.mean(axis=axes, dtype=np.float64), array.std(axis=axes, dtype=np.float64)
+    count = math.prod(array.shape[axis] for axis in axes)
+    mean = sum(block.sum(axis=axes, dtype=np.float64) for block in blocks(array)) / count
+    squares = sum(((block - mean) ** 2).sum(axis=axes, dtype=np.float64) for block in blocks(array))
+    return mean, np.sqrt(squares / count)
 
 
 def _float32(array: Array, name: str) -> Array:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from dlfb_lab.data.host import Array as Array
+from dlfb_lab.data.host import as_array, refuse_kind
+from dlfb_lab.data.lazy import ArrayRows, blocks, lazy
+from dlfb_lab.data.lazy import is_lazy as is_lazy
 from dlfb_lab.errors import DataError
 
-Array = np.ndarray[Any, Any]
 Inputs = Array | dict[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Rows to learn from, in host memory.
+    """Rows to learn from, in host memory or in a file.
 
     Attributes:
-        x: inputs, shape [rows, ...], or several such arrays by name.
-        y: targets as the user gave them, shape [rows, ...], any dtype.
+        x: inputs, shape [rows, ...], or several such arrays by name. Arrays that lie in a file are `lazy.ArrayRows`.
+        y: targets as the user gave them, shape [rows, ...], any dtype; the object `x` itself where the inputs are to
+            be reconstructed.
         features: names of the last axis of `x`; empty where it has none.
         groups: what each row belongs to, shape [rows]; None where rows are independent.
         categories: the classes in the order the user gave them, where the targets are a pandas categorical.
@@ -37,85 +41,76 @@ class Examples:
     notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(next(iter(self.x.values())) if self.y is self.x and isinstance(self.x, dict) else self.y)
 
     def take(self, rows: Array) -> Examples:
-        """Returns the examples at the given row numbers, shape [n], int64."""
-        x = {k: v[rows] for k, v in self.x.items()} if isinstance(self.x, dict) else self.x[rows]
-        return replace(self, x=x, y=self.y[rows], groups=None if self.groups is None else self.groups[rows])
+        """Returns the examples at the given row numbers, shape [n], int64. What lies in a file is not read."""
+        x = {k: _take(v, rows) for k, v in self.x.items()} if isinstance(self.x, dict) else _take(self.x, rows)
+        y = cast(Array, x) if self.y is self.x else self.y[rows]
+        return replace(self, x=x, y=y, groups=None if self.groups is None else self.groups[rows])
+
+
+def _take(array: Any, rows: Array) -> Array:
+    # What is said of arrays holds of lazy rows, as far as it is used.
+    return cast(Array, array.take(rows) if isinstance(array, ArrayRows) else array[rows])
+
+
+def select_features(examples: Examples, features: list[str]) -> Examples:
+    """Returns the examples with the named features alone, in this order. The inputs are one array."""
+    order = [examples.features.index(name) for name in features]
+    x: Any = examples.x
+    picked = x.mapped(lambda a: a[..., order], width=len(order)) if is_lazy(x) else x[..., order]
+    return replace(examples, x=picked, y=picked if examples.y is x else examples.y, features=features)
 
 
 Reader = Callable[[Any, "str | None", Any], "Examples | None"]
 """Reads (data, target, groups), or returns None where the data are of another kind."""
 
-
-def as_array(values: Any, what: str) -> Array:
-    """Returns a NumPy array of what the user gave.
-
-    Raises:
-        DataError: it is ragged, sparse or not an array at all.
-    """
-    if type(values).__module__.startswith("scipy.sparse"):
-        raise DataError(f"{what} is a sparse {type(values).__name__}, shape {values.shape}. Call .toarray() on it.")
-    if isinstance(values, np.ma.MaskedArray):
-        # A masked entry is a gap, and is then refused or dropped as any other gap.
-        number = values.dtype.kind in "biuf"
-        values = values.astype(np.result_type(values.dtype, np.float32) if number else object)
-        values = values.filled(np.nan if number else None)
-    try:
-        array = np.asarray(values)
-    except Exception as error:
-        raise DataError(f"{what} cannot be made into an array: {error}") from error
-    if array.dtype == object and array.ndim == 1 and any(isinstance(v, list | tuple | np.ndarray) for v in array[:50]):
-        raise DataError(f"{what} has rows of different lengths. Pad them to one length first.")
-    return array
-
-
-def refuse_kind(array: Array, what: str) -> None:
-    """Refuses complex numbers and dates, which would be turned into other numbers without a word.
-
-    Raises:
-        DataError: what to give instead.
-    """
-    if array.dtype.kind == "c":
-        raise DataError(f"{what} holds complex numbers ({array.dtype}). Give real numbers, such as their .real part.")
-    if array.dtype.kind in "mM":
-        raise DataError(
-            f"{what} holds dates or times ({array.dtype}), not numbers. Give numbers, such as days since the first: "
-            "(t - t.min()) / np.timedelta64(1, 'D')."
-        )
+InputsReader = Callable[[Any, Any], "Examples | None"]
+"""Likewise (data, groups), where all the data are inputs."""
 
 
 def inputs_array(values: Any, what: str) -> Array:
     """Returns inputs as numbers: bool becomes float32, integers int32, or float64 where they are too large.
 
-    float64 stays: `scaling.device_inputs` rounds it after scaling, which needs its digits.
+    float64 stays: `scaling.device_inputs` rounds it after scaling, which needs its digits. An array that lies in a
+    file stays there, and is converted as its rows are read.
 
     Raises:
         DataError: they are not numbers.
     """
-    array = as_array(values, what)
+    unread = lazy(values)
+    array: Any = as_array(values, what) if unread is None else unread
     refuse_kind(array, what)
-    if array.dtype == object or array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf":
         try:
-            array = array.astype(np.float64)
+            array = np.asarray(array).astype(np.float64)
         except (TypeError, ValueError):
             raise DataError(
-                f"{what} holds {array.dtype} values, not numbers (for example {array.reshape(-1)[0]!r}). "
+                f"{what} holds {array.dtype} values, not numbers (for example {array[:1].reshape(-1)[0]!r}). "
                 "Turn them into numbers first."
             ) from None
     if array.ndim == 0:
         raise DataError(f"{what} is a single number ({array}); it needs one row per example.")
+    dtype = _number_dtype(array)
+    if array.dtype == dtype:
+        return cast(Array, array)
+    if is_lazy(array):
+        return cast(Array, array.mapped(lambda rows: rows.astype(dtype), dtype))
+    return cast(Array, array.astype(dtype))
+
+
+def _number_dtype(array: Any) -> np.dtype[Any]:
     if array.dtype == bool:
-        return array.astype(np.float32)
+        return np.dtype(np.float32)
     if array.dtype.kind in "iu" and array.dtype.itemsize >= 4:
-        return array.astype(np.int32 if _fits_int32(array) else np.float64)
-    return array
+        return np.dtype(np.int32 if all(_fits_int32(block) for block in blocks(array)) else np.float64)
+    return cast("np.dtype[Any]", array.dtype.newbyteorder("="))
 
 
 def _fits_int32(array: Array) -> bool:
     limits = np.iinfo(np.int32)
-    return array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)
+    return array.size == 0 or bool(array.min() >= limits.min and array.max() <= limits.max)
 
 
 def check(examples: Examples) -> Examples:
@@ -125,7 +120,9 @@ def check(examples: Examples) -> Examples:
         DataError: there are no rows, lengths differ, or inputs hold NaN or infinity.
     """
     arrays = examples.x if isinstance(examples.x, dict) else {"x": examples.x}
-    lengths = {name: len(a) for name, a in arrays.items()} | {"y": len(examples.y)}
+    lengths = {name: len(a) for name, a in arrays.items()}
+    if examples.y is not examples.x:
+        lengths["y"] = len(examples.y)
     if examples.groups is not None:
         lengths["groups"] = len(examples.groups)
     if len(set(lengths.values())) > 1:
@@ -166,21 +163,27 @@ def check_finite(x: Inputs, features: list[str]) -> None:
 def _check_finite(array: Array, name: str, features: list[str]) -> None:
     if array.dtype.kind != "f":
         return
-    bad = ~np.isfinite(array)
-    count = int(bad.sum())
+    count = rows = 0
+    kinds: set[str] = set()
+    of_columns = np.zeros(array.shape[1] if array.ndim == 2 else 0, bool)
+    for block in blocks(array):
+        bad = ~np.isfinite(block)
+        if not bad.any():
+            continue
+        count += int(bad.sum())
+        rows += int(bad.reshape(len(bad), -1).any(axis=1).sum())
+        kinds |= {kind for kind, test in (("NaN", np.isnan), ("infinity", np.isinf)) if test(block).any()}
+        if array.ndim == 2:
+            of_columns |= bad.any(axis=0)
     if not count:
         return
     where = ""
     if array.ndim == 2:
-        columns = np.flatnonzero(bad.any(axis=0))
+        columns = np.flatnonzero(of_columns)
         shown = [f"`{features[c]}`" if features else str(c) for c in columns[:5]]
         more = f" and {len(columns) - 5} more" if len(columns) > 5 else ""
         where = f", in column{'s' if len(columns) > 1 else ''} {', '.join(shown)}{more}"
-    rows = int(bad.reshape(len(bad), -1).any(axis=1).sum())
-    kind = "NaN" if np.isnan(array).any() else "infinity"
-    if kind == "NaN" and np.isinf(array).any():
-        kind = "NaN or infinity"
     raise DataError(
-        f"{name} holds {kind}: {count:,} value{'s' if count > 1 else ''} in {rows:,} of {len(array):,} rows{where}. "
-        "Drop those rows, or fill the gaps with values taken from training rows only."
+        f"{name} holds {' or '.join(sorted(kinds))}: {count:,} value{'s' if count > 1 else ''} in {rows:,} of "
+        f"{len(array):,} rows{where}. Drop those rows, or fill the gaps with values taken from training rows only."
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from dlfb_lab.data.source import Array, Examples, as_array, refuse_kind
+from dlfb_lab.data.host import Array, as_array, refuse_kind
+from dlfb_lab.data.source import Examples
 from dlfb_lab.errors import DataError, OptionError, nearest
 
 if TYPE_CHECKING:
