@@ -7,10 +7,8 @@ from typing import Any
 
 from dlfb_lab.data import tables
 from dlfb_lab.data.host import as_array, refuse_kind
-from dlfb_lab.data.source import Examples, inputs_array
-from dlfb_lab.errors import DataError, OptionError, nearest
-
-TARGET_KEYS = ("y", "target", "targets", "label", "labels")
+from dlfb_lab.data.source import Examples, inputs_array, target_key
+from dlfb_lab.errors import DataError, OptionError
 
 
 def read_pair(data: Any, target: str | None, groups: Any) -> Examples | None:
@@ -57,13 +55,7 @@ def read_dict(data: Any, target: str | None, groups: Any) -> Examples | None:
         return None
     data = {str(k): v for k, v in data.items()}
     keys = list(data)
-    if target is None:
-        found = [k for k in keys if k.lower() in TARGET_KEYS]
-        if len(found) != 1:
-            raise OptionError(f"Which of the arrays {', '.join(keys)} is the target? Say --target NAME.")
-        target = found[0]
-    if target not in keys:
-        raise OptionError(f"--target {target}: the dict has the keys {', '.join(keys)}.{nearest(target, keys)}")
+    target = target_key(keys, target)
     group_key = groups if isinstance(groups, str) and groups in keys else None
     given = {k: v for k, v in data.items() if k not in (target, group_key)}
     inputs = {k: inputs_array(v, f"data[{k!r}]") for k, v in given.items()}
@@ -75,6 +67,34 @@ def read_dict(data: Any, target: str | None, groups: Any) -> Examples | None:
     groups, moved_groups = tables.aligned(groups, "groups", given)
     notices = tuple(notice for notice in (moved_y, moved_groups) if notice)
     return Examples(x=x, groups=_groups(groups), notices=notices, **_targets(y))
+
+
+def read_array_inputs(data: Any, groups: Any) -> Examples | None:
+    """Reads one array, or a dict of arrays, all of which is inputs; also `(x, x)`.
+
+    Raises:
+        DataError: it is a pair with other targets, or a dict of nothing.
+    """
+    if isinstance(data, tuple):
+        if len(data) == 1 or (len(data) == 2 and data[0] is data[1]):
+            return read_array_inputs(data[0], groups)
+        raise DataError(
+            f"The data are a tuple of {len(data)}, and a reconstruction has no targets beside its inputs. Give x "
+            "alone, one array or a dict of arrays."
+        )
+    if isinstance(data, Mapping):
+        named = {str(k): v for k, v in data.items()}
+        if isinstance(groups, str) and groups in named:
+            groups = named.pop(groups)
+        if not named:
+            raise DataError("The data are a dict without any array to learn from.")
+        arrays = {k: inputs_array(v, f"data[{k!r}]") for k, v in named.items()}
+        x: Any = next(iter(arrays.values())) if len(arrays) == 1 else arrays
+    elif isinstance(data, list) or (hasattr(data, "shape") and hasattr(data, "dtype")):
+        x = inputs_array(data, "x")
+    else:
+        return None
+    return Examples(x=x, y=x, groups=_groups(groups))
 
 
 def _targets(y: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dlfb_lab.data.host import Array as Array
 from dlfb_lab.data.host import as_array, refuse_kind
 from dlfb_lab.data.lazy import ArrayRows, blocks, lazy
 from dlfb_lab.data.lazy import is_lazy as is_lazy
-from dlfb_lab.errors import DataError
+from dlfb_lab.errors import DataError, OptionError, nearest
 
 Inputs = Array | dict[str, Array]
 
@@ -68,6 +68,25 @@ Reader = Callable[[Any, "str | None", Any], "Examples | None"]
 
 InputsReader = Callable[[Any, Any], "Examples | None"]
 """Likewise (data, groups), where all the data are inputs."""
+
+
+TARGET_KEYS = ("y", "target", "targets", "label", "labels")
+
+
+def target_key(keys: list[str], target: str | None) -> str:
+    """Returns which of the keys of a dict is the target: the one that was said, or one of `TARGET_KEYS`.
+
+    Raises:
+        OptionError: that cannot be told.
+    """
+    if target is None:
+        found = [k for k in keys if k.lower() in TARGET_KEYS]
+        if len(found) != 1:
+            raise OptionError(f"Which of the arrays {', '.join(keys)} is the target? Say --target NAME.")
+        return found[0]
+    if target not in keys:
+        raise OptionError(f"--target {target}: the dict has the keys {', '.join(keys)}.{nearest(target, keys)}")
+    return target
 
 
 def inputs_array(values: Any, what: str) -> Array:

@@ -85,8 +85,18 @@ def read_table(data: Any, target: str | None, groups: Any) -> Examples | None:
         raise OptionError(f"Which column is to be predicted? Say --target NAME, one of: {_listed(columns)}.")
     if target not in columns:
         raise OptionError(f"--target {target}: there is no such column.{nearest(target, columns) or _has(columns)}")
+    return _examples(data, groups, target)
+
+
+def read_table_inputs(data: Any, groups: Any) -> Examples | None:
+    """Reads a DataFrame all of whose columns are inputs, but for that of the groups. Raises as `read_table`."""
+    return _examples(with_names(data), groups, None) if is_table(data) else None
+
+
+def _examples(data: pd.DataFrame, groups: Any, target: str | None) -> Examples:
+    columns = list(data.columns)
     group_values, notice = None, ""
-    dropped = [target]
+    dropped = [] if target is None else [target]
     if isinstance(groups, str):
         if groups not in columns:
             raise OptionError(f"--groups {groups}: there is no such column.{nearest(groups, columns)}")
@@ -97,15 +107,20 @@ def read_table(data: Any, target: str | None, groups: Any) -> Examples | None:
         group_values = as_array(groups, "groups")
     table = data.drop(columns=dropped)
     if not len(table.columns):
-        raise DataError(f"The table has no column beside {' and '.join(dropped)} to predict from.")
+        raise DataError(f"The table has no column{_beside(dropped)} to learn from.")
+    x = features(table)
     return Examples(
-        x=features(table),
-        y=target_array(data[target]),
+        x=x,
+        y=x if target is None else target_array(data[target]),
         features=list(table.columns),
         groups=group_values,
-        categories=categories(data[target]),
+        categories=None if target is None else categories(data[target]),
         notices=(notice,) if notice else (),
     )
+
+
+def _beside(dropped: list[str]) -> str:
+    return f" beside {' and '.join(dropped)}" if dropped else ""
 
 
 def features(table: pd.DataFrame, what: str = "feature") -> Array:

@@ -1,0 +1,271 @@
+"""Data that come in batches, read as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, cast
+
+import jax
+import numpy as np
+import psutil
+
+from dlfb_lab.data.batch import described, inputs_of, on_host, pair, rows_of, stacked
+from dlfb_lab.data.host import Array
+from dlfb_lab.data.items import Kind, tell
+from dlfb_lab.data.source import Examples, check
+from dlfb_lab.errors import DataError, DlfbLabError, one_line
+
+DEFAULT_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Where items come from, before anybody has looked at them: what an adapter makes of the user's object.
+
+    Attributes:
+        name: what it is, for people.
+        open: begins a pass: takes the epoch's number and the seed, and returns an iterator.
+        once: whether it can be read only once.
+        drawn: whether a pass depends on the epoch's number and the seed.
+        count: items in a pass, where that is known.
+        endless: whether a pass is known to have no end.
+        batched: whether an item is a batch; None where that has to be told from the items.
+    """
+
+    name: str
+    open: Callable[[int, int], Iterator[Any]]
+    once: bool = False
+    drawn: bool = False
+    count: int | None = None
+    endless: bool = False
+    batched: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Batches that are read as they come.
+
+    Attributes:
+        name: what they come from, for people.
+        first: the first batch, read in advance: a pytree of NumPy arrays, shape [rows, ...], structured as given.
+        rows: of the first batch; 1 where its arrays have different lengths.
+        batches: in an epoch, where that is known without reading.
+        endless: whether an epoch is known to have no end.
+        once: whether there is only one epoch.
+        notices: what the user should know about how the data are read.
+    """
+
+    name: str
+    first: Any
+    rows: int
+    batches: int | None
+    endless: bool
+    once: bool
+    notices: tuple[str, ...]
+    _passes: _Passes = field(repr=False)
+
+    def epoch(self, number: int, seed: int) -> Iterator[Any]:
+        """Returns the batches of one pass, structured as `first`.
+
+        Args:
+            number: of the epoch, from 0.
+            seed: what is drawn at random depends on it and on the number alone.
+
+        Raises:
+            DataError: at once, if the data are used up; while reading, if they fail, end early or change structure.
+        """
+        return self._passes.epoch(number, seed)
+
+
+def begin(items: Items, *, batch_size: int | None = None, seed: int = 0, whole: bool = False) -> Stream:
+    """Reads the first batch, and tells batches from single examples, of which batches are made.
+
+    Args:
+        items: where they come from.
+        batch_size: rows of a batch that is made of single examples; None for 32.
+        seed: of the run; the first epoch then goes on where this has begun.
+        whole: whether a batch may be anything, such as a graph: for a step of the user's own.
+
+    Raises:
+        DataError: there is nothing, it is not made of arrays, or examples cannot be stacked.
+    """
+    rest = _read(items, 0, seed)
+    ahead: list[tuple[Any, Any]] = []
+    kind = None if items.batched is None else Kind(items.batched)
+    while not ahead or kind is None:
+        ahead += (more := list(islice(rest, 1)))
+        if not ahead:
+            raise DataError(f"The {items.name} is empty: it gave no batch and no example.")
+        if kind is None:
+            raw, read = zip(*ahead, strict=True)
+            kind = tell(raw, read, ended=not more, batch_size=batch_size, whole=whole)
+    examples = [item for _, item in ahead]
+    notices = [kind.notice] if kind.notice else []
+    if kind.batched:
+        size, first = None, examples[0]
+        rows = rows_of(first) or 1
+        if batch_size not in (None, rows):
+            notices.append(
+                f"--batch-size {batch_size} has no effect: the {items.name} brings batches of {rows:,} rows."
+            )
+    else:
+        size = batch_size or DEFAULT_BATCH
+        examples += [item for _, item in islice(rest, max(0, size - len(examples)))]
+        first = stacked(examples[:size])
+        rows = min(size, len(examples))
+        notices.append(f"The {items.name} gives one example at a time; batches of {size:,} are made of them.")
+    batches = items.count if size is None or items.count is None else -(-items.count // size)
+    return Stream(
+        name=items.name,
+        first=first,
+        rows=rows,
+        batches=batches,
+        endless=items.endless,
+        once=items.once,
+        notices=tuple(notices),
+        _passes=_Passes(items, _resumed(examples, rest), seed, size, first, batches),
+    )
+
+
+class _Passes:
+    """Begins the passes; the first one goes on where `begin` has left it, so that nothing is read twice."""
+
+    def __init__(
+        self, items: Items, begun: Generator[Any], seed: int, size: int | None, first: Any, batches: int | None
+    ) -> None:
+        self._items, self._seed, self._size, self._first = items, seed, size, first
+        self._begun: Generator[Any] | None = begun
+        self._structure: Any = jax.tree.structure(first)
+        self._most = batches or 0
+
+    def epoch(self, number: int, seed: int) -> Iterator[Any]:
+        begun, self._begun = self._begun, None
+        if begun is None or (self._items.drawn and (number, seed) != (0, self._seed)):
+            if self._items.once:
+                raise DataError(
+                    f"The {self._items.name} was used up by the first epoch: it can be read only once. Give a list of "
+                    "batches, or the function that makes it (train calls that for each epoch); or train for one epoch."
+                )
+            begun = _resumed([], _read(self._items, number, seed))
+        return self._batches(begun, number)
+
+    def _batches(self, items: Generator[Any], number: int) -> Iterator[Any]:
+        count = 0
+        try:
+            for batch in items if self._size is None else _cut(items, self._size):
+                if jax.tree.structure(batch) != self._structure:
+                    raise DataError(
+                        f"Batch {count} is {described(batch)}; the first was {described(self._first)}. "
+                        "Give every batch one structure."
+                    )
+                yield batch
+                count += 1
+        finally:
+            items.close()
+        self._check_end(count, number)
+
+    def _check_end(self, count: int, number: int) -> None:
+        if count == 0:
+            raise DataError(
+                f"The {self._items.name} gave nothing in epoch {number + 1}: it seems that it can be read only once. "
+                "Give a list of batches, or a function that makes it anew for each epoch."
+            )
+        if count < self._most:
+            raise DataError(
+                f"The {self._items.name} ended early in epoch {number + 1}: after {count:,} of {self._most:,} batches. "
+                "Give as many in every epoch, or make them without end and say --steps."
+            )
+        self._most = count
+
+
+def _read(items: Items, number: int, seed: int) -> Generator[tuple[Any, Any]]:
+    """Yields items as they are given and with NumPy arrays for leaves, in one pass."""
+    iterator: Any = None
+    count = 0
+    try:
+        iterator = items.open(number, seed)
+        for item in iterator:
+            yield item, on_host(item, f"Item {count} of the {items.name}")
+            count += 1
+    except DlfbLabError:
+        raise
+    except Exception as error:
+        raise DataError(f"The {items.name} failed at item {count}: {one_line(error)}") from error
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def _resumed(ahead: list[Any], rest: Generator[tuple[Any, Any]]) -> Generator[Any]:
+    try:
+        while ahead:
+            yield ahead.pop(0)
+        for _, item in rest:
+            yield item
+    finally:
+        rest.close()
+
+
+def _cut(examples: Iterator[Any], size: int) -> Iterator[Any]:
+    start = 0
+    while chunk := list(islice(examples, size)):
+        yield stacked(chunk, start)
+        start += len(chunk)
+
+
+def joined(stream: Stream, limit_bytes: int | None = None) -> Any:
+    """Returns one pass over a stream as one batch: a pytree of arrays, shape [rows, ...].
+
+    Args:
+        stream: what to read.
+        limit_bytes: of all arrays; None for a third of the memory that is free.
+
+    Raises:
+        DataError: it has no end, does not fit, or its batches cannot be joined.
+    """
+    advice = "Give a set that ends, such as itertools.islice(batches, 10), or tf.data's .take(10)."
+    if stream.endless:
+        raise DataError(f"The {stream.name} has no end, so it cannot be evaluated on as a whole. {advice}")
+    # Joining holds the parts and the whole for a moment.
+    limit = psutil.virtual_memory().available // 3 if limit_bytes is None else limit_bytes
+    columns: list[list[Array]] = [[] for _ in jax.tree.leaves(stream.first)]
+    total = 0
+    for count, batch in enumerate(stream.epoch(0, 0), start=1):
+        if rows_of(batch) is None:
+            raise DataError(f"A batch is {described(batch)}, whose arrays have different lengths: it cannot be joined.")
+        for column, leaf in zip(columns, jax.tree.leaves(batch), strict=True):
+            if column and leaf.shape[1:] != column[0].shape[1:]:
+                raise DataError(
+                    f"Batches of rows of shape {column[0].shape[1:]} and {leaf.shape[1:]} cannot be joined. "
+                    "Pad them to one shape."
+                )
+            column.append(leaf)
+            total += leaf.nbytes
+        if total > limit:
+            raise DataError(
+                f"The {stream.name} does not fit into memory: {count:,} batches take {total / 1e9:.3g} GB, and "
+                f"{limit / 1e9:.3g} GB are free for them. {advice}"
+            )
+    return jax.tree.unflatten(jax.tree.structure(stream.first), [np.concatenate(column) for column in columns])
+
+
+def read_all(
+    stream: Stream, target: str | None = None, *, reconstruct: bool = False, limit_bytes: int | None = None
+) -> Examples:
+    """Returns all rows of a stream that ends, as for a validation or a test set.
+
+    Args:
+        stream: what to read.
+        target: the target's key, as for `batch.pair`.
+        reconstruct: whether all of it is inputs, which are the targets too.
+        limit_bytes: see `joined`.
+
+    Raises:
+        DataError: see `joined` and `batch.pair`.
+    """
+    tree = joined(stream, limit_bytes)
+    x, y = (inputs_of(tree), None) if reconstruct else pair(tree, target)
+    return check(Examples(x=x, y=cast(Array, x) if y is None else y, notices=stream.notices))
