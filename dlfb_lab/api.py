@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from dlfb_lab import assemble, journal, register
-from dlfb_lab.assemble import TrainRequest
+from dlfb_lab.assemble import TrainRequest, one_after_another
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import loop
 from dlfb_lab.engine.control import interrupts_stop
-from dlfb_lab.errors import StoreError
+from dlfb_lab.errors import OptionError, StoreError
 from dlfb_lab.events import Sink
 from dlfb_lab.inbox import Inbox
 from dlfb_lab.record import Record
@@ -23,8 +23,8 @@ from dlfb_lab.views import bundle, summary
 
 
 def train(
-    model: Any,
-    data: Any,
+    model: Any = None,
+    data: Any = None,
     *,
     target: str | None = None,
     task: str | None = None,
@@ -37,10 +37,31 @@ def train(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | Literal["full"] | None = None,
+    eval_batch_size: int | Literal["full"] | None = None,
     optimizer: Any = None,
-    lr: float | None = None,
+    lr: Any = None,
+    schedule: str | None = None,
+    warmup: float | None = None,
+    weight_decay: float | None = None,
+    decay_mask: Any = None,
+    clip: float | None = None,
+    accumulate: int | None = None,
+    class_weights: Any = None,
+    precision: str | None = None,
+    remat: bool = False,
+    early_stop: str | None = None,
+    init_from: Any = None,
+    freeze: Any = None,
     seed: int = 0,
+    seeds: int | None = None,
+    sweep: str | None = None,
     eval_every: int | None = None,
+    step: Callable[..., Any] | None = None,
+    eval_step: Callable[..., Any] | None = None,
+    state: Any = None,
+    args: dict[str, Any] | None = None,
+    plan: str = "auto",
+    devices: int | Literal["all"] = 1,
     name: str | None = None,
     timebox: str | float | None = None,
     store: str | Path | None = None,
@@ -50,10 +71,14 @@ def train(
     """Trains a model, shows it live, and keeps the run on disk.
 
     Args:
-        model: a Flax linen module, a Flax `TrainState`, or `(apply, params)` for a function `apply(params, x)`.
-        data: `(x, y)` of arrays, shape [rows, ...]; a dict of arrays; or a DataFrame with `target`.
+        model: a Flax linen or nnx module, a Flax `TrainState`, an Equinox module, a Keras model, a PyTorch module, or
+            `(apply, params)` for a function `apply(params, x)`. With `step`, the data take its place.
+        data: `(x, y)` of arrays, shape [rows, ...]; a dict of arrays; a DataFrame or AnnData with `target`; a
+            `tf.data.Dataset`, a PyTorch Dataset or DataLoader; an iterable of batches or of examples, or a function
+            that returns one for each epoch.
         target: the column or key to predict.
-        task: "binary", "multiclass", "multilabel" or "regression"; inferred from the targets when left out.
+        task: "binary", "multiclass", "multilabel", "regression" or "reconstruction"; inferred from the targets when
+            left out.
         loss: a name or a function of (y_true, y_pred); by default what suits the task.
         metrics: names or functions of (y_true, y_pred); by default what suits the task.
         valid: fraction of the rows to evaluate on while training, or a set like `data`.
@@ -63,10 +88,33 @@ def train(
         epochs: passes over the training rows; 20 if neither `epochs` nor `steps` is given.
         steps: updates, instead of epochs.
         batch_size: rows per update, or "full"; 32 by default.
+        eval_batch_size: rows per call of `eval_step`, or "full"; as `batch_size` by default.
         optimizer: an optax name or object; Adam by default.
-        lr: learning rate; 1e-3 by default (0.01 for sgd).
+        lr: learning rate, 1e-3 by default (0.01 for sgd); an optax schedule; or "find", to try rates first.
+        schedule: how the rate falls: "constant", "cosine", "linear" or "exponential".
+        warmup: steps over which the rate rises from 0, or a fraction of all steps.
+        weight_decay: decoupled weight decay.
+        decay_mask: what decays: "weights" (all but biases and norms, the default), "all", a pattern of paths, or a
+            pytree of bools.
+        clip: largest norm of the gradient over all parameters.
+        accumulate: batches whose gradients are averaged for one update.
+        class_weights: "balanced", or a weight for each class.
+        precision: "bf16" (mixed), "tf32" or "f32".
+        remat: whether activations are computed anew for the gradient.
+        early_stop: "METRIC:PATIENCE"; goes back to the best parameters at the end.
+        init_from: a run or a pytree of parameters to start from, matched by path and shape.
+        freeze: patterns of parameter paths that are not trained.
         seed: of the split, the initial parameters, the order of rows, and dropout.
+        seeds: how many initialisations to train at once; the best is handed back.
+        sweep: "NAME=A,B,…": a member for each value, at once where it is a number of the optimizer.
         eval_every: epochs (steps, if `steps` is given) between evaluations.
+        step: a training step of your own, (state, batch[, key]) to (state, loss), (state, (loss, parts)) or
+            (state, metrics).
+        eval_step: an evaluation step of your own, (state, batch[, key]) to a loss or metrics.
+        state: what `step` starts from, any pytree.
+        args: further arguments of both, by name; arrays in them are traced, all else is static.
+        plan: "auto" measures whether many steps in a dispatch are faster; "fused" and "step" decide.
+        devices: local devices that share each batch, or "all".
         name: what to call the run.
         timebox: when to stop in any case: seconds, or text such as "10m".
         store: folder to keep the run in; `dlfb_runs` in the working folder by default.
@@ -86,6 +134,27 @@ def train(
 
 def train_request(request: TrainRequest) -> Run:
     """Trains what was asked for; see `train`."""
+    values = one_after_another(request)
+    return _train_each(request, *values) if values is not None else _train_one(request)
+
+
+def _train_each(request: TrainRequest, name: str, values: Sequence[Any]) -> Run:
+    """Trains a run for each value of an option, and hands back the best, with all in `sweep`."""
+    if request.background:
+        raise OptionError(f"--sweep {name}: its runs are trained one after another, so not in the background.")
+    base = request.name or ""
+    runs = Runs()
+    for value in values:
+        label = f"{base} {name} {value}".strip()
+        runs.append(_train_one(replace(request, sweep=None, name=label, **{name: value})))
+        if runs[-1].status != "finished":
+            break
+    best = min(runs, key=lambda run: run.rank)
+    best.sweep = list(runs)
+    return best
+
+
+def _train_one(request: TrainRequest) -> Run:
     session, rows_of = assemble.session(request)
     experiment, control = session.experiment, session.control
     kept, notices = _keep(request, session, rows_of)
@@ -96,7 +165,7 @@ def train_request(request: TrainRequest) -> Run:
     views = bundle.open_view(run, control.ask if request.background else None)
     sinks: list[Sink] = [*([kept] if kept is not None else []), *views]
     experiment = replace(experiment, notices=(*notices, *experiment.notices))
-    events = loop.train(experiment, session.plan, control, session.evaluator, run_id)
+    events = loop.train(experiment, session.plan, control, session.trainer, run_id)
     if not request.background:
         with interrupts_stop(control):
             run.train(events, sinks)

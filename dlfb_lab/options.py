@@ -34,7 +34,7 @@ TRAIN: tuple[Option, ...] = (
     Option(
         "task",
         "text",
-        "binary, multiclass, multilabel or regression; inferred from the targets if left out",
+        "binary, multiclass, multilabel, regression or reconstruction; inferred from the targets if left out",
         "KIND",
     ),
     Option(
@@ -56,6 +56,7 @@ TRAIN: tuple[Option, ...] = (
     Option("epochs", "value", "passes over the training rows (20 if neither this nor --steps is given)", "N"),
     Option("steps", "value", "updates, instead of epochs", "N"),
     Option("batch-size", "choice", "rows per update (32), or full for all at once", "N|full"),
+    Option("eval-batch-size", "choice", "rows per call of --eval-step (as --batch-size), or full", "N|full"),
     Option("optimizer", "choice", "an optax name (adam) or an optax object", "NAME"),
     Option("lr", "choice", "learning rate (1e-3; 0.01 for sgd), an optax schedule, or find to choose one", "RATE"),
     Option("schedule", "choice", "how the rate falls from --lr: constant, cosine, linear or exponential", "NAME"),

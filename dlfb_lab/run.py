@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dlfb_lab.engine.control import Control
-    from dlfb_lab.engine.evaluation import Evaluator, Part
     from dlfb_lab.engine.experiment import Experiment, Plan
-    from dlfb_lab.engine.loop import Trained
+    from dlfb_lab.engine.feed import Part, Rows
+    from dlfb_lab.engine.trainer import Trained, Trainer
 
 LOST = "interrupted twice; the parameters were not kept"
 
@@ -42,7 +44,7 @@ class Session:
     Attributes:
         experiment: what was asked for.
         plan: how it runs.
-        evaluator: computes outputs and scores.
+        trainer: runs the steps.
         control: how it is told to stop.
         parts: rows by part name, encoded and scaled.
         read: reads new data in the form the user gave the training data in.
@@ -52,12 +54,17 @@ class Session:
 
     experiment: Experiment
     plan: Plan
-    evaluator: Evaluator
+    trainer: Trainer
     control: Control
-    parts: dict[str, Part]
-    read: Callable[[Any], Part]
+    parts: dict[str, Part | Rows]
+    read: Callable[[Any], Part | Rows]
     scaling: Scaling | None
     feature_names: list[str]
+
+    @cached_property
+    def like(self) -> Any:
+        """A batch of the training data, on the host: `(x, y)`, or what a step of the user's own takes."""
+        return self.experiment.train.sample(1)
 
 
 class Run:
@@ -68,6 +75,7 @@ class Run:
         path: its folder; None where it could not be kept.
         dashboard: the live view as a widget; None where there is none.
         shown_in: number of the cell whose output has the live view; None where there is none.
+        sweep: all runs of the sweep whose best this is, in order; empty without one.
         journal_lost: whether the journal could not be written any more, so that it does not tell of this run's end.
     """
 
@@ -81,6 +89,7 @@ class Run:
         self._over = threading.Event()
         self._sinks: list[Sink] = []
         self.shown_in: int | None = None
+        self.sweep: list[Run] = []
         self.journal_lost = False
         if session is None:
             self._over.set()
@@ -117,8 +126,6 @@ class Run:
                 self._put(Status(step=self.record.step, state="stopped", reason=LOST))
             raise
         finally:
-            if self._session is not None:
-                self._session.evaluator.release()
             self._over.set()
             for sink in list(self._sinks):
                 self._guarded(sink, sink.close)
@@ -173,15 +180,55 @@ class Run:
 
     @property
     def params(self) -> Any:
-        """The trained parameters, a pytree."""
-        return self._finished().params
+        """The trained parameters, a pytree; of several members, those of the best.
+
+        Raises:
+            OptionError: what was trained keeps them in an object of its own.
+        """
+        params = self._finished().params
+        if params is None:
+            raise OptionError("What was trained keeps its parameters in an object of its own. Use run.state.")
+        return params
 
     @property
     def state(self) -> Any:
         """The trained state in the model's own type: for a `TrainState`, one with the new values in it."""
-        trained = self._finished()
-        model = self._live().experiment.model
-        return model.finish(trained.params, trained.extra, trained.opt_state, trained.step)
+        return self._finished().finish()
+
+    @property
+    def members(self) -> list[Run]:
+        """What was trained at once, each as a run of its own with the same history; empty for one model."""
+        each = []
+        for trained in self._finished().members:
+            member = Run(self.record, None, self._session)
+            member._trained = trained
+            member._over.set()
+            each.append(member)
+        return each
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """What runs of a sweep are ordered by: the best monitored score, or else the last training loss."""
+        best, started = self.record.best(), self.record.started
+        if best is not None and started is not None:
+            return False, best[1] if started.monitor_mode == "min" else -best[1]
+        losses = self.record.losses()[1]
+        last = float(losses[-1]) if len(losses) else math.nan
+        return True, last if math.isfinite(last) else math.inf
+
+    @property
+    def keras_history(self) -> dict[str, list[float]]:
+        """Losses and metrics by name, a list with a value for each epoch, as Keras's `History.history`.
+
+        Raises:
+            OptionError: the data were a stream whose epochs are not known.
+        """
+        from dlfb_lab.models.keras import keras_history
+
+        per_epoch = self.record.started.steps_per_epoch if self.record.started else 0
+        if not per_epoch:
+            raise OptionError("The epochs of this run are not known, since its data were a stream. Use run.history.")
+        return keras_history(self.record, per_epoch)
 
     def predict(self, x: Any) -> Array:
         """Predicts new rows, scaled as the training rows were.
@@ -197,8 +244,10 @@ class Run:
             DataError: the inputs do not fit.
             ModelError: the model has diverged.
         """
-        said = self._predictions(x)
         task = self._live().experiment.task
+        if task is None:
+            return self._finished().outputs(x)
+        said = self._predictions(x)
         if task.classifies:
             values: Array = np.asarray(task.values if task.values else range(task.outputs))
             return np.asarray(values[said.predicted])
@@ -211,7 +260,10 @@ class Run:
             OptionError: the task is regression.
             StoreError: this kernel does not have the run's parameters.
         """
-        if self._live().experiment.task.kind == "regression":
+        task = self._live().experiment.task
+        if task is None:
+            raise OptionError("What the outputs mean, the step of your own decides. Use predict.")
+        if task.kind == "regression":
             raise OptionError("A regression has no probabilities. Use predict.")
         return np.asarray(self._predictions(x).scores)
 
@@ -224,16 +276,19 @@ class Run:
         from dlfb_lab.engine.metrics import Predictions
 
         trained, session = self._finished(), self._live()
+        task = session.experiment.task
+        assert task is not None
         inputs = _inputs(x, session)
-        outputs = session.evaluator.outputs(trained.params, trained.extra, inputs)
+        outputs = trained.outputs(inputs)
         bad = np.asarray(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
         if bad.any():
             raise ModelError(
                 f"The model's outputs are NaN or infinity for {bad.sum():,} of {len(bad):,} rows: it has diverged. "
                 "Train it again with a smaller --lr."
             )
-        unknown = np.zeros((len(outputs), *session.parts["train"].y.shape[1:]), session.parts["train"].y.dtype)
-        return Predictions(unknown, outputs, session.experiment.task, session.evaluator.loss.link)
+        like = session.like[1]
+        unknown = np.zeros((len(outputs), *like.shape[1:]), like.dtype)
+        return Predictions(unknown, outputs, task, trained.link)
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Scores the trained model, and keeps the scores with the run.
@@ -258,10 +313,10 @@ class Run:
             split, part = data, session.parts[data]
         else:
             split, part = "data", session.read(data)
-            _check_shapes(part.x, session.parts["train"].x)
+            if session.experiment.task is not None:
+                _check_shapes(part.tree[0], session.like[0])
         start = perf_counter()
-        scores = session.evaluator.scores(trained.params, trained.extra, part)
-        session.evaluator.compile_times.clear()
+        scores = trained.scores(part)
         look = self._looks() + 1 if split == "test" else 0
         event = Evaluation(
             step=trained.step,
@@ -355,7 +410,7 @@ def _inputs(x: Any, session: Session) -> Inputs:
     Raises:
         DataError: they do not fit what the model was trained on, or hold NaN or infinity.
     """
-    like, names = session.parts["train"].x, session.feature_names
+    like, names = session.like[0], session.feature_names
     if is_table(x):
         x = x.set_axis([str(c) for c in x.columns], axis="columns")
         missing = [n for n in names if n not in x.columns]

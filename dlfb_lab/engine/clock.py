@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from time import monotonic
 
 from dlfb_lab.errors import OptionError
@@ -54,8 +55,8 @@ class Pace:
     TARGET_S = 0.05
     LARGEST_GROWTH = 16
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int | None = None) -> None:
+        self._most = sys.maxsize if most is None else most
         self.count = 1
 
     def update(self, count: int, duration_s: float) -> None:

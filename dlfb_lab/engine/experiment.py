@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,13 +12,55 @@ import jax.numpy as jnp
 import optax
 
 from dlfb_lab.engine import losses
-from dlfb_lab.engine.evaluation import Part
+from dlfb_lab.engine.feed import Part, Rows, TrainingData
 from dlfb_lab.engine.losses import Loss
-from dlfb_lab.engine.metrics import Metric
+from dlfb_lab.engine.metrics import ALIASES, ERRORS, METRICS, Metric
+from dlfb_lab.engine.optimizers import Optimizer
+from dlfb_lab.engine.plan import Asked
 from dlfb_lab.engine.programs import Program, shapes
 from dlfb_lab.engine.task import Task
-from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
-from dlfb_lab.models.model import Model, PyTree
+from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, nearest, one_line
+from dlfb_lab.models.model import Guest, Model, PyTree, Stepper
+
+
+def as_it_is(loss: Loss) -> Loss:
+    """Returns a loss whose rows all weigh the same."""
+    return loss
+
+
+def family(model: Model | Stepper | Guest) -> str:
+    """Returns which of the three protocols something to train keeps: "model", "stepper" or "guest"."""
+    return "guest" if hasattr(model, "keep") else "stepper" if hasattr(model, "evaluates") else "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One of several models that are trained at once.
+
+    Attributes:
+        name: for people, for example "seed 1" or "lr 0.001".
+        seed: of its initial parameters, the order of the rows and dropout.
+        hyper: numbers of the optimizer that are its own.
+    """
+
+    name: str
+    seed: int
+    hyper: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStop:
+    """When to stop before the budget is used up.
+
+    Attributes:
+        metric: of the evaluations on the validation rows.
+        patience: evaluations in a row without a better value.
+        mode: whether a small or a large value is better.
+    """
+
+    metric: str
+    patience: int
+    mode: Literal["min", "max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +70,27 @@ class Experiment:
     Attributes:
         name: of the run.
         model: what is trained.
-        optimizer: what turns gradients into updates.
-        task: what is predicted.
+        optimizer: what turns gradients into updates; None where the model brings its own step.
+        task: what is predicted; None where a step of the user's own decides that.
         loss: the loss's name, the user's function, or None for the task's usual one.
+        weigh: makes of a loss one whose rows have weights.
         metrics: computed at every evaluation.
-        train: rows to learn from.
+        train: rows or batches to learn from.
         valid: rows to evaluate on while training, if any.
         epochs: passes over the training rows; None where `steps` is given.
         steps: updates; None where `epochs` is given.
         batch_size: rows per update.
+        eval_batch_size: rows per evaluation step of the user's own.
         eval_every: epochs (or steps, where `steps` is given) between evaluations; None to choose.
         seed: of the initial parameters, the order of the rows and dropout.
+        members: what is trained at once; empty for one model.
+        early_stop: when to stop before the budget is used up, if at all.
         timebox_s: when to stop in any case, seconds.
+        find_rate: whether to try learning rates first, and take the best.
+        init_from: parameters to start from where they fit, if any.
+        asked_plan: how the user wants steps to be run.
+        resident: whether the training rows are kept on the device.
+        devices: local devices that share each batch.
         debug: whether steps run without jit.
         rows: rows per part, the test part included.
         split_hash: identifies the split.
@@ -50,19 +101,28 @@ class Experiment:
     """
 
     name: str
-    model: Model
-    optimizer: optax.GradientTransformation
-    task: Task
+    model: Model | Stepper | Guest
+    optimizer: Optimizer | None
+    task: Task | None
     loss: str | Callable[..., Any] | None
+    weigh: Callable[[Loss], Loss] = as_it_is
     metrics: tuple[Metric, ...]
-    train: Part
-    valid: Part | None
+    train: TrainingData
+    valid: Part | Rows | None
     epochs: int | None
     steps: int | None
     batch_size: int
+    eval_batch_size: int = 0
     eval_every: int | None
     seed: int
+    members: tuple[Member, ...] = ()
+    early_stop: EarlyStop | None = None
     timebox_s: float | None
+    find_rate: bool = False
+    init_from: Any = None
+    asked_plan: Asked = "auto"
+    resident: bool = True
+    devices: int = 1
     debug: bool
     rows: dict[str, int]
     split_hash: str
@@ -77,35 +137,46 @@ class Plan:
     """How an experiment will run; found out without computing anything.
 
     Attributes:
-        loss: what is minimised.
+        loss: what is minimised; None where the model brings its own step.
+        scored_loss: the same without the weights of classes, for evaluations.
         output_shape: of the model's outputs for one row.
         target_shape: of the targets of one row beside those outputs.
         parameter_count: scalar parameters.
-        steps_total: updates.
-        steps_per_epoch: updates per pass over the training rows.
+        steps_total: updates; 0 where that is not known, since the batches are counted only by reading them.
+        steps_per_epoch: updates per pass over the training rows; 0 where that is not known.
         remainder: rows of an epoch's last batch where it is ragged, else 0.
         mask_padding: whether a ragged last batch is filled up and masked.
-        eval_steps: steps between evaluations; 0 for no evaluations.
+        eval_steps: steps between evaluations; 0 for none, or where they follow epochs.
+        eval_epochs: epochs between evaluations where the steps of an epoch are not known; else 0.
+        monitor: the column of the history whose best is looked for, such as "valid/loss"; empty for none.
+        monitor_mode: whether a small or a large value of it is better.
     """
 
-    loss: Loss
-    output_shape: tuple[int, ...]
-    target_shape: tuple[int, ...]
+    loss: Loss | None = None
+    scored_loss: Loss | None = None
+    output_shape: tuple[int, ...] = ()
+    target_shape: tuple[int, ...] = ()
     parameter_count: int
     steps_total: int
     steps_per_epoch: int
-    remainder: int
-    mask_padding: bool
+    remainder: int = 0
+    mask_padding: bool = False
     eval_steps: int
+    eval_epochs: int = 0
+    monitor: str = ""
+    monitor_mode: Literal["min", "max"] = "min"
 
     @property
     def evaluations_total(self) -> int:
-        """Evaluations planned: before the first step, every `eval_steps`, and after the last."""
+        """Evaluations planned: before the first step, every `eval_steps`, and after the last; 0 where not known."""
         return 0 if not self.eval_steps else 1 + math.ceil(self.steps_total / self.eval_steps)
 
 
 MOST_EVALUATIONS = 200
 """Unless asked for more, so that they do not take longer than training."""
+
+STREAM_EVALUATIONS = 20
+"""In a run whose epochs are not known."""
 
 
 def plan(experiment: Experiment) -> Plan:
@@ -115,35 +186,112 @@ def plan(experiment: Experiment) -> Plan:
         ModelError: the model fails on the data, or its outputs do not fit the targets.
         OptionError: the loss does not fit the task, or the batch is larger than the data.
     """
-    rows, batch = len(experiment.train), experiment.batch_size
-    if batch > rows:
+    data, batch = experiment.train, experiment.batch_size
+    if data.rows is not None and batch > data.rows:
         raise OptionError(
-            f"--batch-size {batch:,}: there are only {rows:,} training rows. Say --batch-size full to take all at once."
+            f"--batch-size {batch:,}: there are only {data.rows:,} training rows. "
+            "Say --batch-size full to take all at once."
         )
-    x, y = jax.tree.map(lambda a: a[:batch], (experiment.train.x, experiment.train.y))
-    params, extra, output = _trace(experiment, x)
-    if not hasattr(output, "shape") or not output.shape or output.shape[0] != batch:
-        raise ModelError(
-            f"The model returned {_described(output)} for {batch} rows; it must return one array with one row each."
-        )
-    _check_optimizer(experiment, params)
-    loss = losses.choose(experiment.loss, experiment.task, output.shape)
-    target_shape = losses.target_shape(experiment.task, loss.link, output.shape, y.shape)
-    _check_loss(experiment, loss, output, y.reshape(target_shape))
-    remainder = rows % batch
-    steps_per_epoch = -(-rows // batch)
+    facts = PLANNERS[family(experiment.model)](experiment, data.sample(batch))
+    masks = facts.pop("per_row", False)
+    remainder = 0 if data.rows is None else data.rows % batch
+    steps_per_epoch = data.batches(batch) or 0
     steps_total = experiment.steps or (experiment.epochs or 0) * steps_per_epoch
+    eval_steps = _eval_steps(experiment, steps_total, steps_per_epoch)
+    by_epoch = experiment.valid is not None and not eval_steps
+    metrics = facts.pop("evaluated", ("loss",))
+    stop = experiment.early_stop
+    monitored = stop.metric if stop is not None else "loss" if "loss" in metrics or not metrics else metrics[0]
+    if stop is not None and metrics and stop.metric not in metrics:
+        raise OptionError(
+            f"--early-stop {stop.metric}: it is not evaluated.{nearest(stop.metric, metrics)} "
+            f"There are {', '.join(metrics)}."
+        )
+    mode = stop.mode if stop is not None else mode_of(monitored)
     return Plan(
-        loss=loss,
-        output_shape=tuple(output.shape[1:]),
-        target_shape=tuple(target_shape[1:]),
-        parameter_count=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
+        **facts,
         steps_total=steps_total,
         steps_per_epoch=steps_per_epoch,
         remainder=remainder,
-        mask_padding=bool(remainder) and loss.per_row and not jax.tree.leaves(extra),
-        eval_steps=_eval_steps(experiment, steps_total, steps_per_epoch),
+        mask_padding=bool(remainder) and masks,
+        eval_steps=eval_steps,
+        eval_epochs=(experiment.eval_every or 1) if by_epoch else 0,
+        monitor=f"valid/{monitored}" if experiment.valid is not None else "",
+        monitor_mode=mode,
     )
+
+
+def mode_of(metric: str) -> Literal["min", "max"]:
+    """Returns whether a small or a large value of a metric is better, as its name tells."""
+    name = metric.rpartition("/")[2].lower()
+    known = METRICS.get(ALIASES.get(name, name))
+    if known is not None:
+        return "min" if known.name in ERRORS else "max"
+    return "min" if any(word in name for word in ("loss", "error", "mse", "mae", "perplexity", "distance")) else "max"
+
+
+def _plan_model(experiment: Experiment, batch: PyTree) -> dict[str, Any]:
+    model: Any = experiment.model
+    task, optimizer = experiment.task, experiment.optimizer
+    assert task is not None and optimizer is not None
+    x, y = batch
+    rows = len(y)
+    params, extra, output = _trace(experiment, x)
+    if not hasattr(output, "shape") or not output.shape or output.shape[0] != rows:
+        raise ModelError(
+            f"The model returned {_described(output)} for {rows} rows; it must return one array with one row each."
+        )
+    _check_optimizer(model.key, optimizer, params)
+    plain = losses.choose(experiment.loss, task, output.shape)
+    loss = experiment.weigh(plain)
+    target_shape = losses.target_shape(task, loss.link, output.shape, y.shape)
+    _check_loss(experiment, loss, output, y.reshape(target_shape))
+    return {
+        "loss": loss,
+        "scored_loss": plain,
+        "output_shape": tuple(output.shape[1:]),
+        "target_shape": tuple(target_shape[1:]),
+        "parameter_count": _count(params),
+        "per_row": loss.per_row and not jax.tree.leaves(extra),
+        "evaluated": ("loss", *(metric.name for metric in experiment.metrics)),
+    }
+
+
+def _plan_stepper(experiment: Experiment, batch: PyTree) -> dict[str, Any]:
+    stepper: Any = experiment.model
+    key = jax.random.key(0)
+    state = stepper.start(key, batch)
+    evaluated: tuple[str, ...] = ()
+    if stepper.evaluates and stepper.evaluation_traces:
+        scores = shapes(Program("evaluation step", stepper.key, stepper.evaluate), state, batch, key)
+        evaluated = tuple(scores)
+    return {"parameter_count": stepper.parameter_count(state), "evaluated": evaluated}
+
+
+def _plan_guest(experiment: Experiment, batch: PyTree) -> dict[str, Any]:
+    guest: Any = experiment.model
+    count, task = guest.parameter_count, experiment.task
+    if task is None:
+        return {"parameter_count": count, "evaluated": ()}
+    x, y = batch
+    output = guest.outputs(x)
+    loss = losses.choose(experiment.loss, task, output.shape)
+    target_shape = losses.target_shape(task, loss.link, output.shape, y.shape)
+    return {
+        "loss": loss,
+        "scored_loss": loss,
+        "output_shape": tuple(output.shape[1:]),
+        "target_shape": tuple(target_shape[1:]),
+        "parameter_count": count,
+        "evaluated": ("loss", *(metric.name for metric in experiment.metrics)),
+    }
+
+
+PLANNERS: dict[str, Callable[[Experiment, PyTree], dict[str, Any]]] = {
+    "model": _plan_model,
+    "stepper": _plan_stepper,
+    "guest": _plan_guest,
+}
 
 
 def debugging(experiment: Experiment) -> bool:
@@ -158,6 +306,8 @@ def _eval_steps(experiment: Experiment, steps_total: int, steps_per_epoch: int) 
     unit = 1 if experiment.steps else steps_per_epoch
     if experiment.eval_every is not None:
         return experiment.eval_every * unit
+    if not steps_per_epoch:
+        return math.ceil(steps_total / STREAM_EVALUATIONS)
     epochs = steps_total / steps_per_epoch
     return max(1, math.ceil(epochs / MOST_EVALUATIONS)) * steps_per_epoch
 
@@ -174,7 +324,7 @@ def _shapes(experiment: Experiment, program: Program, *arguments: PyTree) -> Any
 
 
 def _trace(experiment: Experiment, x: PyTree) -> tuple[PyTree, PyTree, Any]:
-    model = experiment.model
+    model: Any = experiment.model
 
     def start_and_apply(x: PyTree) -> Any:
         key = jax.random.key(0)
@@ -220,14 +370,15 @@ def _leaves(tree: PyTree) -> Any:
     return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
 
 
-def _check_optimizer(experiment: Experiment, params: PyTree) -> None:
-    optimizer = optax.with_extra_args_support(experiment.optimizer)
-
+def _check_optimizer(model_key: Hashable, optimizer: Optimizer, params: PyTree) -> None:
     def update(params: PyTree) -> Any:
-        return optimizer.update(params, optimizer.init(params), params, value=jnp.zeros(()))[0]
+        transformation = optax.with_extra_args_support(optimizer.make(dict(optimizer.hyper)))
+        return transformation.update(params, transformation.init(params), params, value=jnp.zeros(()))[0]
 
     try:
-        shapes(Program("update", (experiment.model.key, experiment.optimizer), update), params)
+        shapes(Program("update", (model_key, optimizer.key), update), params)
+    except OptionError:
+        raise
     except Exception as error:
         raise OptionError(
             f"The optimizer failed: {one_line(error)}. It is given the gradients, the parameters and the loss's value; "
@@ -248,6 +399,10 @@ def _check_loss(experiment: Experiment, loss: Loss, output: Any, targets: Any) -
             f"The loss `{loss.name}` returned shape {value.shape} for {output.shape[0]} rows. "
             "It must return one number, one a row, or one for each output."
         )
+
+
+def _count(params: PyTree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def _described(output: Any) -> str:

@@ -9,8 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import psutil
 
+from dlfb_lab.data.lazy import is_lazy
 from dlfb_lab.engine.clock import Clock
+from dlfb_lab.errors import ModelError
 from dlfb_lab.events import DeviceMemory
 
 
@@ -53,6 +56,45 @@ def device_memory(device: Any, step: int) -> DeviceMemory:
     }
     known: Any = {name: float(stats[key]) for name, key in figures.items() if key in stats}
     return replace(about, **known, preallocated=device.platform == "gpu" and _preallocates())
+
+
+def check_room(program: Any) -> None:
+    """Refuses a compiled program that needs more memory than its device has left.
+
+    Raises:
+        ModelError: what it needs, and what is free.
+    """
+    try:
+        analysis = program.memory_analysis()
+        needed = float(analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+    except Exception:  # not every backend tells, and what it raises is its own
+        return
+    free = free_bytes(jax.local_devices()[0])
+    if needed > free:
+        raise ModelError(
+            f"A training step needs {needed / 1e9:.3g} GB beside data and state, and {free / 1e9:.3g} GB are free. "
+            "Take a smaller --batch-size, --remat or --precision bf16."
+        )
+
+
+SHARE_FOR_DATA = 0.6
+"""Of a device's free memory; the rest is for state and intermediate values."""
+
+
+def fits_on_device(tree: Any) -> bool:
+    """Whether arrays of the host are to be kept on the device: not those in files, nor more than there is room for."""
+    leaves = jax.tree.leaves(tree)
+    if any(is_lazy(leaf) for leaf in leaves):
+        return False
+    return sum(int(leaf.nbytes) for leaf in leaves) <= SHARE_FOR_DATA * free_bytes(jax.local_devices()[0])
+
+
+def free_bytes(device: Any) -> float:
+    """Returns how much memory arrays on a device may still take; infinity where that is not known."""
+    found = device_memory(device, 0)
+    if math.isfinite(found.limit_bytes) and math.isfinite(found.in_use_bytes):
+        return found.limit_bytes - found.in_use_bytes
+    return float(psutil.virtual_memory().available) if device.platform == "cpu" else math.inf
 
 
 def _preallocates() -> bool:

@@ -262,6 +262,9 @@ METRICS: dict[str, Metric] = {
         Metric("pearson", pearson, _NUMBERS),
     )
 }
+ERRORS = ("log_loss", "mse", "rmse", "mae")
+"""Of these a small value is better."""
+
 ALIASES = {
     "categorical_accuracy": "accuracy",
     "sparse_categorical_accuracy": "accuracy",

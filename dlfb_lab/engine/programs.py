@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import jax
 
+from dlfb_lab.events import Compilation, Event
 from dlfb_lab.models.model import structure
 
 MOST_KEPT = 64
 
 Compiled = Callable[..., Any]
 _kept: OrderedDict[Hashable, Any] = OrderedDict()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,34 @@ class CompileTime:
     compile_s: float
 
 
+class Lowered:
+    """A program on its way to being compiled.
+
+    Tracing and lowering read Python and JAX's settings, some of which belong to the thread, so they have been done
+    already; `finish` may be called in another thread.
+    """
+
+    def __init__(self, program: Program, arguments: tuple[Any, ...]) -> None:
+        start = perf_counter()
+        traced = jax.jit(program.function, donate_argnums=program.donate).trace(*arguments)
+        traced_at = perf_counter()
+        self._lowered = traced.lower()
+        self._trace_s, self._lower_s = traced_at - start, perf_counter() - traced_at
+        self._key = _key("compiled", program, arguments)
+
+    def finish(self) -> tuple[Compiled, CompileTime]:
+        """Compiles, and keeps the result."""
+        start = perf_counter()
+        result = _keep(self._key, self._lowered.compile())
+        return result, CompileTime(self._trace_s, self._lower_s, perf_counter() - start)
+
+
+def kept(program: Program, *arguments: Any) -> Compiled | None:
+    """Returns the program if it has been compiled for arguments of these shapes."""
+    found: Compiled | None = _found(_key("compiled", program, arguments))
+    return found
+
+
 def compiled(program: Program, *arguments: Any) -> tuple[Compiled, CompileTime | None]:
     """Returns the program compiled for arguments of these shapes, and what that took if it was not yet.
 
@@ -54,17 +85,24 @@ def compiled(program: Program, *arguments: Any) -> tuple[Compiled, CompileTime |
     config: Any = jax.config
     if config.jax_disable_jit:
         return program.function, None
-    key = _key("compiled", program, arguments)
-    kept: Compiled | None = _found(key)
-    if kept is not None:
-        return kept, None
-    start = perf_counter()
-    traced = jax.jit(program.function, donate_argnums=program.donate).trace(*arguments)
-    traced_at = perf_counter()
-    lowered = traced.lower()
-    lowered_at = perf_counter()
-    result = _keep(key, lowered.compile())
-    return result, CompileTime(traced_at - start, lowered_at - traced_at, perf_counter() - lowered_at)
+    found = kept(program, *arguments)
+    return (found, None) if found is not None else Lowered(program, arguments).finish()
+
+
+def compilation(
+    program: str, took: CompileTime | None, cause: str, step: int = 0, planned: bool = True
+) -> Iterator[Event]:
+    """Yields the event of a compilation, if there was one."""
+    if took is not None:
+        yield Compilation(
+            step=step,
+            program=program,
+            trace_s=took.trace_s,
+            lower_s=took.lower_s,
+            compile_s=took.compile_s,
+            planned=planned,
+            cause=cause,
+        )
 
 
 def shapes(program: Program, *arguments: Any) -> Any:
@@ -79,15 +117,17 @@ def _key(what: str, program: Program, arguments: tuple[Any, ...]) -> Hashable:
 
 
 def _found(key: Hashable) -> Any:
-    if key in _kept:
-        _kept.move_to_end(key)
-    return _kept.get(key)
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+        return _kept.get(key)
 
 
 def _keep(key: Hashable, value: Any) -> Any:
-    _kept[key] = value
-    while len(_kept) > MOST_KEPT:
-        _kept.popitem(last=False)
+    with _lock:
+        _kept[key] = value
+        while len(_kept) > MOST_KEPT:
+            _kept.popitem(last=False)
     return value
 
 

@@ -1,14 +1,15 @@
-"""The training program: several steps, on data that stay on the device, in one dispatch.
+"""The training programs: what one update computes, on its own or many times in one dispatch.
 
-The number of steps is an argument of the program, not a part of it. So one
-compilation serves every dispatch, and numbers cannot depend on how steps were
-divided into dispatches.
+The number of steps of a fused dispatch is an argument of the program, not a part
+of it. So one compilation serves every dispatch, and numbers cannot depend on how
+steps were divided into dispatches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -17,40 +18,136 @@ import numpy as np
 import optax
 
 from dlfb_lab.engine.losses import Loss
+from dlfb_lab.engine.optimizers import Optimizer
 from dlfb_lab.engine.programs import Program
-from dlfb_lab.models.model import Apply, PyTree
+from dlfb_lab.models.model import Apply, PyTree, Stepper, Values
 
 CAPACITY = 8192
-"""Most steps in one dispatch: the length of the block of losses that comes back."""
+"""Most losses in one block."""
+
+Hyper = dict[str, jax.Array]
 
 
-class Carry(NamedTuple):
-    """What one step hands to the next. All arrays.
+@dataclass(frozen=True)
+class Step:
+    """One update as a pure function, which holds no arrays.
+
+    Attributes:
+        key: steps with equal keys compute the same.
+        function: (state, batch, counts, rng, epoch_begins, hyper) to (state, scalars by name, "loss" among them).
+            `counts` says which rows of the batch count, shape [batch], bool; None where all do.
+        per_row: whether `counts` can be given.
+    """
+
+    key: Hashable
+    function: Callable[[PyTree, PyTree, jax.Array | None, jax.Array, jax.Array, Hyper], tuple[PyTree, Values]]
+    per_row: bool = False
+
+
+class ModelState(NamedTuple):
+    """The state of a `Model` in training.
 
     Attributes:
         params: what is trained.
         extra: other collections, such as batch statistics.
         opt_state: the optimizer's state.
-        step: updates applied, shape [], int32.
-        row: rows of this epoch already used, shape [], int32.
-        epoch: epochs completed, shape [], int32.
-        order: this epoch's order of the rows, shape [rows, padded to whole batches], int32.
     """
 
     params: PyTree
     extra: PyTree
     opt_state: PyTree
+
+
+def model_step(
+    model_key: Hashable, apply: Apply, loss: Loss, optimizer: Optimizer, target_shape: tuple[int, ...]
+) -> Step:
+    """Returns the update of a model: the gradient of the mean loss over the batch's rows, and the optimizer.
+
+    Args:
+        model_key: see `Model.key`.
+        apply: the model's function.
+        loss: what is minimised.
+        optimizer: what turns gradients into updates.
+        target_shape: shape of a batch's targets after the first axis.
+    """
+
+    def batch_loss(params: PyTree, extra: PyTree, batch: PyTree, counts: jax.Array | None, rng: jax.Array) -> Any:
+        x, y = batch
+        outputs, extra = apply(params, extra, x, rng, True)
+        values = loss.function(outputs, y.reshape(y.shape[0], *target_shape))
+        if counts is None:
+            return values.mean(), extra
+        return jnp.where(counts, values, 0).sum() / counts.sum(), extra
+
+    def update(
+        state: ModelState,
+        batch: PyTree,
+        counts: jax.Array | None,
+        rng: jax.Array,
+        epoch_begins: jax.Array,
+        hyper: Hyper,
+    ) -> tuple[ModelState, Values]:
+        params, extra, opt_state = state
+        (value, extra), gradients = jax.value_and_grad(batch_loss, has_aux=True)(params, extra, batch, counts, rng)
+        transformation = optax.with_extra_args_support(optimizer.make(dict(hyper)))
+        updates, opt_state = transformation.update(gradients, opt_state, params, value=value)
+        return ModelState(optax.apply_updates(params, updates), extra, opt_state), {"loss": value}
+
+    return Step((model_key, loss, optimizer.key, target_shape), update, loss.per_row)
+
+
+def own_step(stepper: Stepper) -> Step:
+    """Returns the update that a stepper brings along."""
+
+    def update(
+        state: PyTree,
+        batch: PyTree,
+        counts: jax.Array | None,
+        rng: jax.Array,
+        epoch_begins: jax.Array,
+        hyper: Hyper,
+    ) -> tuple[PyTree, Values]:
+        return stepper.step(state, batch, rng, epoch_begins)
+
+    return Step(stepper.key, update)
+
+
+class Carry(NamedTuple):
+    """What one step hands to the next. All arrays; with members, state and order have them as their first axis.
+
+    Attributes:
+        state: what is trained, and what goes with it.
+        order: this epoch's order of the rows, shape [rows, padded to whole batches], int32.
+        step: updates applied, shape [], int32.
+        row: rows of this epoch already used, shape [], int32.
+        epoch: epochs completed, shape [], int32.
+    """
+
+    state: PyTree
+    order: jax.Array
     step: jax.Array
     row: jax.Array
     epoch: jax.Array
+
+
+class Keys(NamedTuple):
+    """What random numbers come from; with members, a key each.
+
+    Attributes:
+        order: of the order of the rows.
+        step: that each step's key is folded from.
+    """
+
     order: jax.Array
+    step: jax.Array
 
 
-def start(params: PyTree, extra: PyTree, opt_state: PyTree, order_length: int) -> Carry:
+def start(state: PyTree, order_length: int, members: int = 0) -> Carry:
     """Returns the carry before the first step."""
     # Each counter is an array of its own: a donated buffer must not appear twice.
     step, row, epoch = (jax.device_put(np.zeros((), np.int32)) for _ in range(3))
-    return Carry(params, extra, opt_state, step, row, epoch, jax.device_put(np.zeros(order_length, np.int32)))
+    shape = (members, order_length) if members else (order_length,)
+    return Carry(state, jax.device_put(np.zeros(shape, np.int32)), step, row, epoch)
 
 
 def random_order(key: jax.Array, rows: int) -> jax.Array:
@@ -72,77 +169,136 @@ def random_order(key: jax.Array, rows: int) -> jax.Array:
     return order.astype(jnp.int32)
 
 
-def training_program(
-    model_key: Hashable,
-    apply: Apply,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    *,
-    rows: int,
-    batch: int,
-    order_length: int,
-    mask_padding: bool,
-    shuffle: bool,
-    target_shape: tuple[int, ...],
-) -> Program:
-    """Builds `(carry, x, y, order_key, step_key, count) -> (carry, losses)`.
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How rows on the device become batches.
 
-    Args:
-        model_key: see `Model.key`.
-        apply: the model's function.
-        loss: what is minimised: the mean over the batch's rows.
-        optimizer: what turns gradients into updates.
+    Attributes:
         rows: training rows.
         batch: rows per step.
         order_length: length of the carry's order.
         mask_padding: whether the last batch of an epoch is filled up with rows that do not count.
-        shuffle: whether every epoch takes the rows in a new random order.
-        target_shape: shape of a batch's targets after the first axis.
+        members: models that are trained at once; 0 for one without that axis.
+        sharding: how the rows of a batch lie on several devices; None for one device.
     """
-    update = optax.with_extra_args_support(optimizer).update
 
-    def batch_loss(
-        params: PyTree, extra: PyTree, x: PyTree, y: jax.Array, counts: jax.Array | None, rng: jax.Array
+    rows: int
+    batch: int
+    order_length: int
+    mask_padding: bool
+    members: int = 0
+    sharding: Any = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether a batch is all the rows there are, in their own order."""
+        return self.batch >= self.rows
+
+
+def names_of(values: Values) -> tuple[str, ...]:
+    """Returns the names of a step's scalars, "loss" first."""
+    return ("loss", *(name for name in values if name != "loss"))
+
+
+def _one(step: Step, batching: Batching) -> Callable[..., tuple[Carry, jax.Array]]:
+    """Returns (carry, data, keys, hyper) to (carry, scalars, shape [names] or [members, names])."""
+    rows, batch = batching.rows, batching.batch
+
+    def new_order(key: jax.Array, epoch: jax.Array) -> jax.Array:
+        order = random_order(jax.random.fold_in(key, epoch), rows)
+        return jnp.pad(order, (0, batching.order_length - rows), mode="wrap") if batching.order_length > rows else order
+
+    def member(
+        state: PyTree, order: jax.Array, keys: Keys, hyper: Hyper, clock: tuple[jax.Array, ...], data: PyTree
     ) -> Any:
-        outputs, extra = apply(params, extra, x, rng, True)
-        values = loss.function(outputs, y.reshape(y.shape[0], *target_shape))
-        if counts is None:
-            return values.mean(), extra
-        return jnp.where(counts, values, 0).sum() / counts.sum(), extra
+        at, row, epoch = clock
+        if not batching.whole:
+            order = jax.lax.cond(row == 0, lambda: new_order(keys.order, epoch), lambda: order)
+            chosen = jax.lax.dynamic_slice(order, (row,), (batch,))
+            data = jax.tree.map(lambda a: a[chosen], data)
+        if batching.sharding is not None:
+            data = jax.lax.with_sharding_constraint(data, batching.sharding)
+        counts = row + jnp.arange(batch) < rows if batching.mask_padding else None
+        rng = jax.random.fold_in(keys.step, at)
+        state, values = step.function(state, data, counts, rng, row == 0, hyper)
+        return state, order, stacked(values)
 
-    def new_order(order_key: jax.Array, epoch: jax.Array) -> jax.Array:
-        order = random_order(jax.random.fold_in(order_key, epoch), rows)
-        return jnp.pad(order, (0, order_length - rows), mode="wrap") if order_length > rows else order
+    mapped = jax.vmap(member, in_axes=(0, 0, 0, 0, None, None)) if batching.members else member
 
-    def one_step(carry: Carry, x: PyTree, y: jax.Array, order_key: jax.Array, step_key: jax.Array) -> Any:
-        order = carry.order
-        if batch < rows:
-            if shuffle:
-                order = jax.lax.cond(carry.row == 0, lambda: new_order(order_key, carry.epoch), lambda: order)
-            chosen = jax.lax.dynamic_slice(order, (carry.row,), (batch,))
-            x, y = jax.tree.map(lambda a: a[chosen], (x, y))
-        counts = carry.row + jnp.arange(batch) < rows if mask_padding else None
-        rng = jax.random.fold_in(step_key, carry.step)
-        (value, extra), gradients = jax.value_and_grad(batch_loss, has_aux=True)(
-            carry.params, carry.extra, x, y, counts, rng
-        )
-        updates, opt_state = update(gradients, carry.opt_state, carry.params, value=value)
-        params = optax.apply_updates(carry.params, updates)
+    def one(carry: Carry, data: PyTree, keys: Keys, hyper: Hyper) -> tuple[Carry, jax.Array]:
+        clock = carry.step, carry.row, carry.epoch
+        state, order, values = mapped(carry.state, carry.order, keys, hyper, clock, data)
         row = carry.row + batch
         over = row >= rows
-        return Carry(
-            params, extra, opt_state, carry.step + 1, jnp.where(over, 0, row), carry.epoch + over, order
-        ), value
+        return Carry(state, order, carry.step + 1, jnp.where(over, 0, row), carry.epoch + over), values
 
-    def steps(
-        carry: Carry, x: PyTree, y: jax.Array, order_key: jax.Array, step_key: jax.Array, count: jax.Array
-    ) -> Any:
+    return one
+
+
+def stacked(values: Values) -> jax.Array:
+    """Returns a step's scalars in one array, shape [names]."""
+    dtype = jnp.zeros(()).dtype
+    return jnp.stack([jnp.asarray(values[name]).astype(dtype).reshape(()) for name in names_of(values)])
+
+
+def single_program(step: Step, batching: Batching) -> Program:
+    """Builds `(carry, data, keys, hyper) -> (carry, scalars)`: one update on data that stay on the device."""
+    return Program("train step", (step.key, batching), _one(step, batching), donate=(0,))
+
+
+def fused_program(step: Step, batching: Batching, names: int) -> Program:
+    """Builds `(carry, data, keys, hyper, count) -> (carry, block)`: `count` updates in one dispatch.
+
+    Args:
+        step: one update.
+        batching: how rows become batches.
+        names: how many scalars a step gives.
+
+    Returns:
+        The block's shape is [`capacity`, names] or [`capacity`, members, names]; what is beyond `count` is zero.
+    """
+    one = _one(step, batching)
+    shape = (capacity(batching.members, names), *([batching.members] if batching.members else []), names)
+
+    def steps(carry: Carry, data: PyTree, keys: Keys, hyper: Hyper, count: jax.Array) -> Any:
         def body(i: jax.Array, loop: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
-            carry, values = loop
-            carry, value = one_step(carry, x, y, order_key, step_key)
-            return carry, values.at[i].set(value.astype(values.dtype))
+            carry, block = loop
+            carry, values = one(carry, data, keys, hyper)
+            return carry, block.at[i].set(values)
 
-        return jax.lax.fori_loop(0, count, body, (carry, jnp.zeros(CAPACITY)))
+        return jax.lax.fori_loop(0, count, body, (carry, jnp.zeros(shape)))
 
-    key = (model_key, loss, optimizer, rows, batch, order_length, mask_padding, shuffle, target_shape)
-    return Program("train step", key, steps, donate=(0,))
+    return Program("fused train steps", (step.key, batching, names), steps, donate=(0,))
+
+
+def capacity(members: int, names: int) -> int:
+    """Returns the most steps of one fused dispatch."""
+    return max(64, CAPACITY // (max(1, members) * names))
+
+
+def streamed_program(step: Step, sharding: Any = None, members: int = 0) -> Program:
+    """Builds `(state, batch, counts, key, step, epoch_begins, hyper) -> (state, scalars)`: one update on a batch.
+
+    Args:
+        step: one update.
+        sharding: how the rows of a batch lie on several devices; None for one device.
+        members: models that learn from the same batches; 0 for one without that axis.
+    """
+
+    def one(
+        state: PyTree,
+        batch: PyTree,
+        counts: jax.Array | None,
+        key: jax.Array,
+        at: jax.Array,
+        epoch_begins: jax.Array,
+        hyper: Hyper,
+    ) -> Any:
+        if sharding is not None:
+            batch = jax.lax.with_sharding_constraint(batch, sharding)
+        rng = jax.random.fold_in(key, at)
+        state, values = step.function(state, batch, counts, rng, epoch_begins, hyper)
+        return state, stacked(values)
+
+    function = jax.vmap(one, in_axes=(0, None, None, 0, None, None, 0)) if members else one
+    return Program("train step", ("streamed", step.key, sharding, members), function, donate=(0,))

@@ -27,6 +27,7 @@ class Task:
         one_hot: whether the user's classes are one-hot rows.
         outputs: numbers per row to predict; for classes, how many there are.
         values: the classes as they stand in the targets, in the order of `classes`; empty where they have no names.
+        reconstructs: whether the targets are the inputs themselves.
     """
 
     kind: Kind
@@ -34,6 +35,12 @@ class Task:
     one_hot: bool
     outputs: int
     values: tuple[object, ...] = ()
+    reconstructs: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the task is called."""
+        return "reconstruction" if self.reconstructs else self.kind
 
     @property
     def classifies(self) -> bool:
@@ -117,7 +124,7 @@ class Task:
             )
         width = f"{self.outputs} values a row, " if self.outputs > 1 else ""
         return (
-            f"regression: {width}{rows}, targets {encoded.min():.4g} to {encoded.max():.4g}, "
+            f"{self.name}: {width}{rows}, targets {encoded.min():.4g} to {encoded.max():.4g}, "
             f"mean {encoded.mean():.4g}, standard deviation {encoded.std():.4g}"
         )
 
@@ -143,13 +150,12 @@ def infer(
         OptionError: no task goes by that name.
         DataError: the targets do not fit the task.
     """
-    if kind is not None and kind not in KINDS:
-        raise OptionError(f"--task {kind}: there is no such task.{nearest(kind, KINDS)} Known: {', '.join(KINDS)}.")
+    check_name(kind)
     if categories is not None:
         kind = kind or ("binary" if len(categories) <= 2 else "multiclass")
     kind = kind or ("regression" if regression_loss and y.dtype.kind in "biuf" else _look(y))
-    if kind == "regression":
-        return Task("regression", (), False, _width(_numbers(y, "y")))
+    if kind in ("regression", "reconstruction"):
+        return Task("regression", (), False, _width(_numbers(y, "y")), reconstructs=kind == "reconstruction")
     if kind == "multilabel":
         return _multilabel(y, labels)
     if y.ndim == 2 and y.shape[1] > 1:
@@ -157,6 +163,61 @@ def infer(
     if _flat(y).ndim != 1:
         raise DataError(f"--task {kind}: y has shape {y.shape}; give one class a row, shape ({len(y)},).")
     return _classes(y, kind, categories)
+
+
+NAMES = (*KINDS, "reconstruction")
+
+
+def check_name(kind: str | None) -> None:
+    """Checks that a task goes by the name.
+
+    Raises:
+        OptionError: none does.
+    """
+    if kind is not None and kind not in NAMES:
+        raise OptionError(f"--task {kind}: there is no such task.{nearest(kind, NAMES)} Known: {', '.join(NAMES)}.")
+
+
+def infer_from_batch(y: Array, kind: str | None, outputs: tuple[int, ...], regression_loss: bool = False) -> Task:
+    """Finds the task that fits the targets of a stream's first batch; how many classes there are, the model tells.
+
+    Args:
+        y: targets of one batch, shape [rows, ...].
+        kind: what the user says it is; None to look.
+        outputs: shape of the model's outputs for the batch.
+        regression_loss: whether the user chose a loss that only regression takes.
+
+    Raises:
+        OptionError: no task goes by that name.
+        DataError: classes have names, which of a stream cannot all be known beforehand.
+    """
+    check_name(kind)
+    if kind == "reconstruction":
+        return Task("regression", (), False, _width(y), reconstructs=True)
+    if y.dtype.kind not in "biuf":
+        raise DataError(f"The targets of the stream are {y.dtype} values, such as {y.reshape(-1)[0]!r}. Give numbers.")
+    width = outputs[-1] if len(outputs) > 1 else 1
+    kind = kind or ("regression" if regression_loss else _look_at_batch(y, width))
+    if kind == "regression":
+        return Task("regression", (), False, _width(y))
+    one_hot = kind == "multiclass" and y.ndim == 2 and y.shape[1] > 1
+    count = _width(y) if kind == "multilabel" or one_hot else max(2, width)
+    names = tuple(str(i) for i in range(count))
+    return Task(
+        "multilabel" if kind == "multilabel" else "binary" if kind == "binary" else "multiclass",
+        names,
+        one_hot,
+        count,
+        () if one_hot or kind == "multilabel" else tuple(range(count)),
+    )
+
+
+def _look_at_batch(y: Array, width: int) -> str:
+    if y.ndim >= 2 and y.shape[1] > 1:
+        return _look(y)
+    if y.dtype.kind == "f":
+        return "binary" if np.isin(y, (0.0, 1.0)).all() and width <= 2 else "regression"
+    return "multiclass" if width > 2 else "binary"
 
 
 def _look(y: Array) -> str:

@@ -21,8 +21,12 @@ HELP = """Trains a model, shows it live, and keeps the run on disk.
     %load_ext dlfb_lab
     run = %dlfb_train MODEL DATA [options]
 
-MODEL   a Flax linen module, a Flax TrainState, or (apply, params) for a function apply(params, x)
-DATA    (x, y) of arrays, a dict of arrays, or a pandas DataFrame with --target NAME
+    run = %dlfb_train DATA --step train_step --state state [options]
+
+MODEL   a Flax linen or nnx module, a Flax TrainState, an Equinox module, a Keras model, a PyTorch module,
+        or (apply, params) for a function apply(params, x)
+DATA    (x, y) of arrays, a dict of arrays, a pandas DataFrame or AnnData with --target NAME, a tf.data.Dataset,
+        a PyTorch Dataset or DataLoader, an iterable of batches or examples, a function that returns one for each epoch
         Both are Python expressions; one that holds spaces must stand in brackets.
 
 %%dlfb_train MODEL DATA [options]   runs the cell's body first, and keeps its source with the run
@@ -42,6 +46,10 @@ Examples
     run = %dlfb_train model cells --target diagnosis --valid 0.2 --test 0.2 --epochs 60
     run = %dlfb_train state (x, y) --batch-size full --epochs 150
     run = %dlfb_train (apply, params) (x, y) --loss mse --optimizer sgd --lr 0.1 --metrics mae,r2
+    run = %dlfb_train model (x, y) --valid 0.2 --early-stop auc:10 --schedule cosine --warmup 0.1
+    run = %dlfb_train model (x, y) --valid 0.2 --seeds 8
+    run = %dlfb_train model (x, y) --valid 0.2 --sweep lr=1e-4,1e-3,1e-2
+    run = %dlfb_train images --step train_step --eval-step eval_step --state state --valid 0.1
 
 Afterwards
     run.history            losses and scores, a DataFrame indexed by step
@@ -72,8 +80,9 @@ class TrainMagic(Magics):
         """Replaced below by the help."""
         shell: Any = self.shell
         words, found = parse(line.rstrip().removesuffix(";"), (*TRAIN, INTO))
-        if len(words) != 2:
-            raise OptionError(_positional_problem(words))
+        wanted = 1 if "step" in found else 2
+        if len(words) != wanted:
+            raise OptionError(_positional_problem(words, wanted))
         if cell is not None:
             result = shell.run_cell(cell, store_history=False)
             if not result.success:
@@ -84,7 +93,7 @@ class TrainMagic(Magics):
         def evaluated(text: str) -> Any:
             return evaluate(text, namespace)
 
-        model, data = evaluated(words[0]), evaluated(words[1])
+        model, data = (None, evaluated(words[0])) if wanted == 1 else (evaluated(words[0]), evaluated(words[1]))
         table = data[0] if isinstance(data, tuple | list) and data else data
         columns = [str(c) for c in (table.keys() if hasattr(table, "keys") else ())]
         into = found.pop("into", None)
@@ -107,17 +116,29 @@ class TrainMagic(Magics):
 
 def known_names() -> dict[str, Collection[str]]:
     """Returns the names that an option knows, by option; they win over variables of the same name."""
-    from dlfb_lab.engine import losses, metrics, optimizers
+    from dlfb_lab.engine import losses, metrics, optimizers, schedules
 
     return {
         "loss": losses.NAMES,
         "metrics": (*metrics.METRICS, *metrics.ALIASES),
         "optimizer": optimizers.names(),
         "batch-size": ("full",),
+        "eval-batch-size": ("full",),
+        "lr": ("find",),
+        "schedule": schedules.NAMES,
+        "decay-mask": ("all", "weights"),
+        "class-weights": ("balanced",),
+        "devices": ("all",),
     }
 
 
-def _positional_problem(words: list[str]) -> str:
+def _positional_problem(words: list[str], wanted: int) -> str:
+    if wanted == 1:
+        said = ", ".join(words) or "none"
+        return (
+            f"With a step of your own the data stand alone; found {len(words)} expressions: {said}. "
+            "Say: %dlfb_train DATA --step train_step --state state."
+        )
     if not words:
         return "What is to be trained, and on what? Say: %dlfb_train MODEL DATA, for example %dlfb_train model (x, y)."
     if len(words) == 1:

@@ -1,0 +1,226 @@
+"""From what the user gave to an experiment that is ready to run: every check, every default."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from dlfb_lab import models
+from dlfb_lab.assemble import guests, labelled, own
+from dlfb_lab.assemble.labelled import Prepared
+from dlfb_lab.assemble.request import TrainRequest, batch_of, budget, described, seed_of
+from dlfb_lab.assemble.training import (
+    choose_metrics,
+    early_stop,
+    local_devices,
+    members,
+    optimizer_of,
+    refuse,
+    weights_of,
+    wrapped,
+)
+from dlfb_lab.data.source import Array
+from dlfb_lab.engine import cache, loop, sweeps
+from dlfb_lab.engine import experiment as experiments
+from dlfb_lab.engine import plan as plans
+from dlfb_lab.engine.clock import seconds
+from dlfb_lab.engine.control import Control
+from dlfb_lab.engine.experiment import Experiment
+from dlfb_lab.engine.feed import Rows
+from dlfb_lab.engine.memory import fits_on_device
+from dlfb_lab.errors import OptionError, nearest
+from dlfb_lab.models.host import HostStep
+from dlfb_lab.models.model import Guest, Model, Stepper
+from dlfb_lab.models.own import own_step
+from dlfb_lab.models.transfer import arrays_in
+from dlfb_lab.run import Session
+
+__all__ = ["TrainRequest", "one_after_another", "session"]
+
+
+def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
+    """Returns what a run needs in this kernel, and the row numbers of each part.
+
+    Raises:
+        DataError, ModelError, OptionError: something that was given cannot be used.
+    """
+    r = _in_order(request)
+    numbers = budget(r)
+    seed_of(r.seed)
+    timebox_s = seconds(r.timebox)
+    if r.plan not in plans.ASKED:
+        raise OptionError(f"--plan {r.plan}: there are {', '.join(plans.ASKED)}.")
+    cached = cache.enable()
+    given = None if r.step is not None else models.adapt(r.model)
+    prepared = _data(r, given)
+    trained = prepared.train
+    size = (
+        batch_of("batch_size", r.batch_size, trained.rows or 1) if trained.rows is not None else _stream_batch(prepared)
+    )
+    steps_total = numbers["steps"] or (numbers["epochs"] or 0) * (trained.batches(size) or 0)
+    kind = _family(r, given)
+    refuse(r, kind, getattr(given, "kind", "step of your own"))
+    model, said = _model(r, given, prepared, size)
+    optimizer, of_optimizer = optimizer_of(r, model, kind, steps_total)
+    said |= of_optimizer
+    everyone = members(r, optimizer)
+    experiment = Experiment(
+        name=model.name if r.name in (None, "") else str(r.name),
+        model=wrapped(r, model, kind),
+        optimizer=optimizer,
+        task=prepared.task,
+        loss=r.loss,
+        weigh=weights_of(r, prepared),
+        metrics=choose_metrics(r.metrics, prepared.task),
+        train=trained,
+        valid=prepared.parts.get("valid"),
+        **numbers,
+        batch_size=size,
+        eval_batch_size=_eval_batch(r, prepared),
+        seed=int(r.seed),
+        members=everyone,
+        early_stop=early_stop(r),
+        timebox_s=timebox_s,
+        find_rate=r.lr == "find" if isinstance(r.lr, str) else False,
+        init_from=arrays_in(r.init_from) if r.init_from is not None else None,
+        asked_plan=r.plan,  # type: ignore[arg-type]
+        resident=isinstance(trained, Rows) and fits_on_device(trained.tree),
+        devices=local_devices(r.devices),
+        debug=bool(r.debug),
+        rows={name: len(part) for name, part in prepared.parts.items()},
+        split_hash=prepared.split_hash,
+        task_sentence=prepared.task_sentence,
+        settings={
+            **numbers,
+            "batch_size": size,
+            **said,
+            "seed": int(r.seed),
+            **{name: described(getattr(r, name)) for name in RECORDED},
+            "timebox": None if r.timebox is None else str(r.timebox),
+            "target": None if r.target is None else str(r.target),
+        },
+        source=r.source,
+    )
+    plan = experiments.plan(experiment)
+    _check_length(experiment, plan.steps_total)
+    notices = list(prepared.notices(experiment, plan.target_shape))
+    if cached is not None:
+        notices.append(("info", cached))
+    experiment = replace(experiment, notices=tuple(notices))
+    return Session(
+        experiment=experiment,
+        plan=plan,
+        trainer=loop.make_trainer(experiment, plan),
+        control=Control(),
+        parts=prepared.parts,
+        read=prepared.read,
+        scaling=prepared.scaling,
+        feature_names=list(prepared.feature_names),
+    ), prepared.rows_of
+
+
+def one_after_another(r: TrainRequest) -> tuple[str, tuple[Any, ...]] | None:
+    """Returns the option and the values of a sweep that one program cannot train at once; None where it can.
+
+    Raises:
+        OptionError: the sweep reads otherwise than NAME=A,B, or there is no such option.
+    """
+    if r.sweep is None:
+        return None
+    name, values = sweeps.parse_sweep(r.sweep)
+    if name not in OPTIONS:
+        raise OptionError(f"--sweep {name}: there is no such option.{nearest(name, OPTIONS)}")
+    given = None if r.step is not None else models.adapt(_in_order(r).model)
+    if _family(r, given) == "model" and name in AT_ONCE and getattr(given, "optimizer", None) is None:
+        return None
+    return name, values
+
+
+AT_ONCE = ("lr", "weight_decay", "clip")
+"""Numbers of the optimizer, which are arguments of the compiled program."""
+
+OPTIONS = tuple(
+    field.name
+    for field in fields(TrainRequest)
+    if field.name not in ("model", "data", "sweep", "source", "store", "background", "name", "seeds")
+)
+
+
+RECORDED = (
+    "valid",
+    "test",
+    "groups",
+    "scale",
+    "debug",
+    "background",
+    "class_weights",
+    "precision",
+    "remat",
+    "early_stop",
+    "init_from",
+    "freeze",
+    "seeds",
+    "sweep",
+    "plan",
+    "devices",
+)
+"""Options that the journal keeps as they were said."""
+
+
+def _in_order(r: TrainRequest) -> TrainRequest:
+    """With a step of the user's own there is no model, so the first thing given is the data."""
+    if r.step is None:
+        if r.model is None or r.data is None:
+            raise OptionError("What is to be trained, and on what? Give a model and data.")
+        for name in ("eval_step", "state", "args"):
+            if getattr(r, name) is not None:
+                option = name.replace("_", "-")
+                raise OptionError(f"--{option} goes with --step, a training step of your own. Give both, or neither.")
+        return r
+    if r.data is None:
+        return replace(r, model=None, data=r.model)
+    if r.model is not None:
+        raise OptionError("--step: a step of your own needs no model beside it. Give the data alone.")
+    return r
+
+
+def _data(r: TrainRequest, given: Any) -> Prepared:
+    if given is None:
+        return own.prepare(r)
+    if experiments.family(given) == "stepper":
+        return own.prepare(r, pairs=True)
+    return labelled.prepare(r, lambda x: guests.output_shape(given, x, int(r.seed)))
+
+
+def _family(r: TrainRequest, given: Any) -> str:
+    if given is None:
+        return "guest" if r.state is None else "stepper"
+    return "guest" if hasattr(given, "make") else experiments.family(given)
+
+
+def _model(
+    r: TrainRequest, given: Any, prepared: Prepared, size: int
+) -> tuple[Model | Stepper | Guest, dict[str, Any]]:
+    if hasattr(given, "make"):
+        return guests.make(given, r, prepared, size)
+    if given is not None:
+        return given, {}
+    if r.state is None:
+        return HostStep(r.step, r.eval_step, r.args), {}
+    return own_step(r.step, r.state, prepared.train.sample(size), r.eval_step, r.args), {}
+
+
+def _stream_batch(prepared: Prepared) -> int:
+    stream: Any = prepared.train
+    return int(stream.stream.rows)
+
+
+def _eval_batch(r: TrainRequest, prepared: Prepared) -> int:
+    part = prepared.parts.get("valid")
+    return 0 if part is None or r.eval_batch_size is None else batch_of("eval_batch_size", r.eval_batch_size, len(part))
+
+
+def _check_length(experiment: Experiment, steps_total: int) -> None:
+    stream: Any = getattr(experiment.train, "stream", None)
+    if stream is not None and stream.endless and not experiment.steps and experiment.timebox_s is None:
+        raise OptionError(f"The data are an endless {stream.name}. Say how long to train: --steps N, or --timebox 10m.")

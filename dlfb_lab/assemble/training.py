@@ -1,0 +1,218 @@
+"""How to train: the optimizer, what weighs how much, members, and what goes with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import jax
+import numpy as np
+
+from dlfb_lab.assemble.labelled import Prepared
+from dlfb_lab.assemble.request import TrainRequest, count, seed_of
+from dlfb_lab.engine import metrics as metric_table
+from dlfb_lab.engine import optimizers, precision, sweeps, weighting
+from dlfb_lab.engine.experiment import EarlyStop, Member, mode_of
+from dlfb_lab.engine.feed import Part
+from dlfb_lab.engine.losses import Loss
+from dlfb_lab.engine.optimizers import Optimizer
+from dlfb_lab.engine.task import Task
+from dlfb_lab.errors import OptionError
+from dlfb_lab.models.transfer import freeze
+
+OF_OPTIMIZER = ("schedule", "warmup", "weight_decay", "decay_mask", "clip", "accumulate")
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "guest": (
+        (
+            *("schedule", "warmup", "weight_decay", "decay_mask", "accumulate", "class_weights"),
+            *("precision", "remat", "init_from", "freeze", "debug"),
+        ),
+        "{kind} runs its own step, and decides that. Leave it out.",
+    ),
+    "stepper": (
+        ("optimizer", "lr", *OF_OPTIMIZER, "class_weights", "precision", "remat", "init_from", "freeze"),
+        "the {kind} decides that. Leave it out.",
+    ),
+    "model": ((), ""),
+}
+
+
+def refuse(r: TrainRequest, kind: str, name: str) -> None:
+    """Refuses options that what is to be trained cannot follow.
+
+    Args:
+        r: what was asked for.
+        kind: the family: "model", "stepper" or "guest".
+        name: the adapter's name, for people.
+
+    Raises:
+        OptionError: which option, and what to do.
+    """
+    options, why = REFUSED[kind]
+    for option in options:
+        if getattr(r, option) not in (None, False):
+            raise OptionError(f"--{option.replace('_', '-')}: {why.format(kind=name)}")
+    if kind == "model":
+        return
+    compiled_only = {"devices": r.devices != 1, "plan": r.plan != "auto" and kind == "guest"}
+    for option, asked in compiled_only.items():
+        if asked:
+            raise OptionError(
+                f"--{option}: only a step that we compile can do that; {name} runs its own. Leave it out."
+            )
+    if r.seeds is not None:
+        values = ",".join(str(int(r.seed) + i) for i in range(min(3, int(r.seeds))))
+        raise OptionError(
+            f"--seeds {r.seeds}: {name} cannot be trained several times at once. "
+            f"Say --sweep seed={values}{',…' if int(r.seeds) > 3 else ''}, which trains one after another."
+        )
+
+
+def optimizer_of(r: TrainRequest, model: Any, kind: str, steps_total: int) -> tuple[Optimizer | None, dict[str, Any]]:
+    """Returns the optimizer, and what the journal says of it.
+
+    Raises:
+        OptionError: it is given twice, or cannot be used.
+    """
+    if kind != "model":
+        return None, {"optimizer": f"the {model.kind}'s own"} if kind == "stepper" else {}
+    lr = None if isinstance(r.lr, str) and r.lr == "find" else r.lr
+    if model.optimizer is not None:
+        for option in ("optimizer", "lr", "schedule", "warmup", "weight_decay", "decay_mask"):
+            if getattr(r, option) is not None:
+                name = option.replace("_", "-")
+                raise OptionError(f"--{name}: the {model.kind} brings its own optimizer. Leave --{name} out.")
+        chosen = optimizers.choose(model.optimizer, None, clip=r.clip, accumulate=r.accumulate, steps_total=steps_total)
+        chosen = replace(chosen, name=f"the {model.kind}'s own optimizer")
+    else:
+        chosen = optimizers.choose(
+            r.optimizer, lr, **{name: getattr(r, name) for name in OF_OPTIMIZER}, steps_total=steps_total or None
+        )
+    if isinstance(r.lr, str) and r.lr == "find" and "lr" not in chosen.hyper:
+        raise OptionError("--lr find: the optimizer has its rate already. Give --optimizer by name.")
+    said = {**chosen.describe(), "optimizer": chosen.name}
+    if isinstance(r.lr, str) and r.lr == "find":
+        said["lr"] = "find"
+    return (chosen if r.freeze is None else _frozen(chosen, r.freeze)), said
+
+
+def _frozen(optimizer: Optimizer, patterns: Any) -> Optimizer:
+    given = tuple([patterns] if isinstance(patterns, str) else patterns)
+
+    def make(hyper: Any) -> Any:
+        return freeze(optimizer.make(hyper), given)
+
+    return replace(optimizer, key=(optimizer.key, "frozen", given), make=make)
+
+
+def members(r: TrainRequest, optimizer: Optimizer | None) -> tuple[Member, ...]:
+    """Returns what is trained at once: every seed with every value of a sweep.
+
+    Raises:
+        OptionError: `seeds` is no number above one.
+    """
+    seeds = count("seeds", r.seeds)
+    values = sweep_at_once(r, optimizer)
+    if seeds is None and values is None:
+        return ()
+    if seeds == 1 and values is None:
+        raise OptionError("--seeds 1: that is one model, as without --seeds. Give 2 or more.")
+    if isinstance(r.lr, str) and r.lr == "find":
+        raise OptionError(
+            "--lr find: several members at once need a rate that is known. Leave --seeds and --sweep out."
+        )
+    name, numbers = values if values is not None else ("", (0.0,))
+    found = []
+    for number, i in product(numbers, range(seeds or 1)):
+        seed = seed_of(int(r.seed) + i)
+        words = [f"{name} {number:g}"] if name else []
+        words += [f"seed {seed}"] if seeds else []
+        found.append(Member(name=", ".join(words), seed=seed, hyper={name: float(number)} if name else {}))
+    return tuple(found)
+
+
+def sweep_at_once(r: TrainRequest, optimizer: Optimizer | None) -> tuple[str, tuple[float, ...]] | None:
+    """Returns the number of the optimizer that is swept in one program, and its values; None for other sweeps."""
+    if r.sweep is None or optimizer is None:
+        return None
+    name, values = sweeps.parse_sweep(r.sweep)
+    return (name, tuple(float(v) for v in values)) if name in sweeps.sweepable(optimizer) else None
+
+
+def weights_of(r: TrainRequest, prepared: Prepared) -> Callable[[Loss], Loss]:
+    """Returns what makes of a loss one that weighs the classes.
+
+    Raises:
+        OptionError: the weights do not fit the task.
+    """
+    if r.class_weights is None or prepared.task is None:
+        return _as_it_is
+    targets = prepared.train.y if isinstance(prepared.train, Part) else None
+    if targets is None and isinstance(r.class_weights, str):
+        raise OptionError("--class-weights balanced: the classes of a stream are not counted beforehand. Give numbers.")
+    task = prepared.task
+    weights = weighting.class_weights(r.class_weights, task, targets if targets is not None else np.zeros(0, np.int32))
+
+    def weigh(loss: Loss) -> Loss:
+        return weighting.weighted(loss, weights, task)
+
+    return weigh
+
+
+def _as_it_is(loss: Loss) -> Loss:
+    return loss
+
+
+def wrapped(r: TrainRequest, model: Any, kind: str) -> Any:
+    """Returns a model that computes in another precision, or keeps fewer activations, if that was asked for."""
+    if kind != "model":
+        return model
+    if r.precision is not None:
+        model = precision.with_precision(model, r.precision)
+    return precision.with_remat(model) if r.remat else model
+
+
+def early_stop(r: TrainRequest) -> EarlyStop | None:
+    """Reads METRIC:PATIENCE.
+
+    Raises:
+        OptionError: it reads otherwise, or there are no rows to evaluate on.
+    """
+    if r.early_stop is None:
+        return None
+    metric, colon, patience = str(r.early_stop).rpartition(":")
+    if not colon:
+        metric, patience = ("loss", patience) if patience.isdigit() else (patience, "5")
+    if not metric or not patience.isdigit() or int(patience) < 1:
+        raise OptionError(f"--early-stop {r.early_stop}: say METRIC:PATIENCE, for example loss:5 or auc:10.")
+    if r.valid is None:
+        raise OptionError(f"--early-stop {r.early_stop}: there are no rows to evaluate on. Say --valid 0.2.")
+    metric = metric.removeprefix("valid/").strip()
+    return EarlyStop(metric=metric, patience=int(patience), mode=mode_of(metric))
+
+
+def local_devices(asked: Any) -> int:
+    """Returns how many devices share each batch.
+
+    Raises:
+        OptionError: there are not so many.
+    """
+    there = len(jax.local_devices())
+    wanted = there if asked == "all" else count("devices", asked) or 1
+    if wanted > there:
+        raise OptionError(f"--devices {asked}: there {'is' if there == 1 else 'are'} {there}. Say --devices all.")
+    return wanted
+
+
+def choose_metrics(asked: Any, task: Task | None) -> tuple[metric_table.Metric, ...]:
+    """Returns what is computed at evaluations."""
+    if task is None:
+        return ()
+    if isinstance(asked, str):
+        asked = [name.strip() for name in asked.split(",") if name.strip()]
+    elif callable(asked):
+        asked = [asked]
+    return metric_table.choose(asked, task)

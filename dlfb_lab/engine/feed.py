@@ -1,0 +1,186 @@
+"""Where batches come from: rows that are cut into batches, or a stream that brings its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from dlfb_lab.data.source import Array, Inputs
+from dlfb_lab.data.stream import Stream
+from dlfb_lab.engine.step import random_order
+from dlfb_lab.models.model import PyTree
+
+
+class TrainingData(Protocol):
+    """What is learned from, as the engine takes it."""
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows there are; None where that is not known."""
+
+    def sample(self, batch: int) -> PyTree:
+        """Returns the first batch, on the host."""
+
+    def batches(self, batch: int) -> int | None:
+        """Returns how many batches an epoch has; None where that is not known."""
+
+    def feed(self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool) -> Feed:
+        """Returns the batches of a run, on the host.
+
+        Args:
+            batch: rows per batch.
+            order_key: that the order of an epoch's rows is drawn from.
+            seed: of the run, for sources that draw for themselves.
+            epochs: passes over the data; None for as many as are asked for.
+            fill: whether an epoch's last batch is filled up with rows that do not count.
+        """
+
+
+class Batch(NamedTuple):
+    """One batch.
+
+    Attributes:
+        tree: arrays, shape [rows, ...].
+        counts: which rows count, shape [rows], bool; None where all do.
+        begins: whether it is the first of its epoch.
+        rows: how many rows count, as far as can be told.
+    """
+
+    tree: PyTree
+    counts: Array | None
+    begins: bool
+    rows: int
+
+
+class EpochEnd(NamedTuple):
+    """Stands between two epochs.
+
+    Attributes:
+        batches: that the epoch had.
+    """
+
+    batches: int
+
+
+Feed = Iterator[Batch | EpochEnd]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of data in any structure, as a step of the user's own takes them.
+
+    Attributes:
+        tree: arrays, shape [rows, ...]; where `count` is None of any shapes, and taken whole.
+        count: rows.
+    """
+
+    tree: PyTree
+    count: int | None
+
+    def __len__(self) -> int:
+        return self.count or 1
+
+    @property
+    def rows(self) -> int | None:
+        """See `TrainingData`."""
+        return self.count
+
+    def sample(self, batch: int) -> PyTree:
+        """See `TrainingData`."""
+        return self.tree if self.count is None else jax.tree.map(lambda a: a[:batch], self.tree)
+
+    def batches(self, batch: int) -> int | None:
+        """See `TrainingData`."""
+        return 1 if self.count is None else -(-self.count // batch)
+
+    def feed(self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool) -> Feed:
+        """See `TrainingData`: the order of the rows is that of the programs on the device."""
+        order_of = jax.jit(lambda epoch: random_order(jax.random.fold_in(order_key, epoch), len(self)))
+        for epoch in _counted(epochs):
+            if self.count is None or batch >= self.count:
+                yield Batch(self.tree, None, True, len(self))
+                yield EpochEnd(1)
+                continue
+            order = np.asarray(order_of(epoch))
+            starts = range(0, self.count, batch)
+            for start in starts:
+                chosen = order[start : start + batch]
+                real = len(chosen)
+                counts = None
+                if fill:
+                    chosen = np.resize(np.concatenate([chosen, order]), batch) if real < batch else chosen
+                    counts = np.arange(batch) < real
+                tree = jax.tree.map(lambda a, chosen=chosen: a[chosen], self.tree)
+                yield Batch(tree, counts, start == 0, real)
+            yield EpochEnd(len(starts))
+
+
+@dataclass(frozen=True)
+class Part(Rows):
+    """Rows of inputs and encoded targets; its tree is `(x, y)`."""
+
+    def __init__(self, x: Inputs, y: Array) -> None:
+        super().__init__((x, y), len(y))
+
+    @property
+    def x(self) -> Inputs:
+        """Inputs, shape [rows, ...]."""
+        inputs: Inputs = self.tree[0]
+        return inputs
+
+    @property
+    def y(self) -> Array:
+        """Encoded targets, shape [rows, ...]."""
+        return np.asarray(self.tree[1])
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Batches that are read as they come.
+
+    Attributes:
+        stream: where they come from.
+        convert: makes of a batch what the step takes.
+    """
+
+    stream: Stream
+    convert: Callable[[Any], PyTree]
+
+    @property
+    def rows(self) -> int | None:
+        """See `TrainingData`."""
+        return None
+
+    def sample(self, batch: int) -> PyTree:
+        """See `TrainingData`."""
+        return self.convert(self.stream.first)
+
+    def batches(self, batch: int) -> int | None:
+        """See `TrainingData`."""
+        return self.stream.batches
+
+    def feed(self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool) -> Feed:
+        """See `TrainingData`."""
+        for epoch in _counted(epochs):
+            count = 0
+            for item in self.stream.epoch(epoch, seed):
+                tree = self.convert(item)
+                yield Batch(tree, None, count == 0, _rows(tree))
+                count += 1
+            yield EpochEnd(count)
+
+
+def _counted(epochs: int | None) -> Iterator[int]:
+    epoch = 0
+    while epochs is None or epoch < epochs:
+        yield epoch
+        epoch += 1
+
+
+def _rows(tree: PyTree) -> int:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if np.ndim(leaf)]
+    return len(leaves[0]) if leaves else 1

@@ -1,0 +1,126 @@
+"""Training by another framework: its own step, one batch at a time, under the same loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from dlfb_lab.data.prefetch import Late, Prefetch
+from dlfb_lab.data.source import Array, Inputs
+from dlfb_lab.engine import experiment as experiments
+from dlfb_lab.engine.evaluation import Abandoned, Scorer, always, baseline_event, chunk_rows
+from dlfb_lab.engine.experiment import Experiment, Plan
+from dlfb_lab.engine.feed import Batch, EpochEnd, Part, Rows
+from dlfb_lab.engine.streamed import AHEAD, LATE_S, MOST_STEPS
+from dlfb_lab.engine.trainer import Scores, Trained
+from dlfb_lab.events import Event, PlanChosen
+from dlfb_lab.models.model import Guest
+
+
+class GuestTrainer:
+    """Runs a guest's own step on batches of the host, in the order that our own programs would take them."""
+
+    def __init__(self, experiment: Experiment, plan: Plan) -> None:
+        self.experiment, self.plan = experiment, plan
+        self.guest: Guest = experiment.model  # type: ignore[assignment]
+        self.names: tuple[str, ...] = ("loss",)
+        self.epoch_over = self.exhausted = False
+        self._best: Any = None
+        self._batches: Prefetch | None = None
+        self._scorer: Scorer | None = None
+        if experiment.task is not None and plan.loss is not None:
+            self._scorer = Scorer(experiment.task, plan.scored_loss or plan.loss, experiment.metrics, plan.target_shape)
+
+    def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
+        """See `Trainer`."""
+        e = self.experiment
+        if self._scorer is not None:
+            train, valid = (part if isinstance(part, Part) else None for part in (e.train, e.valid))
+            yield from baseline_event(train, valid, self._scorer, self.plan.output_shape)
+        yield PlanChosen(step=0, plan="as it is", reason=f"{self.guest.kind} runs its own step")
+        order_key = experiments.order_key(e.seed)
+        feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, False)
+        self._batches = Prefetch(feed, _unchanged, AHEAD)
+
+    def most(self, step: int) -> int:
+        """See `Trainer`."""
+        return MOST_STEPS
+
+    def run(self, count: int) -> Array:
+        """See `Trainer`."""
+        assert self._batches is not None
+        self.epoch_over = False
+        values: list[list[float]] = []
+        while len(values) < count:
+            try:
+                item = self._batches.get(LATE_S)
+            except Late:
+                break
+            except StopIteration:
+                self.exhausted = True
+                break
+            if isinstance(item, EpochEnd):
+                self.epoch_over = True
+                break
+            found = self.guest.step(self._batch(item))
+            self.names = tuple(found)
+            values.append(list(found.values()))
+        return np.array(values, np.float32).reshape(len(values), len(self.names))
+
+    def _batch(self, batch: Batch) -> Any:
+        if not isinstance(self.experiment.train, Part) and self.experiment.task is None:
+            return batch.tree
+        x, y = batch.tree
+        return x, np.asarray(y).reshape(len(y), *self.plan.target_shape)
+
+    def news(self, step: int) -> Iterator[Event]:
+        """See `Trainer`."""
+        if self._scorer is not None:
+            yield from self._scorer.news(step)
+
+    def scores(self, goes_on: Callable[[], bool]) -> Scores:
+        """See `Trainer`."""
+        assert self.experiment.valid is not None
+        return Scores(self._scores(self.experiment.valid, goes_on), [])
+
+    def _scores(self, part: Part | Rows, goes_on: Callable[[], bool] = always) -> dict[str, float]:
+        if self._scorer is None or not isinstance(part, Part):
+            evaluate: Callable[[Any], dict[str, float]] = self.guest.evaluate  # type: ignore[attr-defined]
+            return dict(evaluate(part.tree))
+        return self._scorer.score_outputs(self._outputs(part.x, goes_on), part.y)
+
+    def _outputs(self, x: Inputs, goes_on: Callable[[], bool] = always) -> Array:
+        rows = len(jax.tree.leaves(x)[0])
+        size = chunk_rows(x, rows)
+        pieces = []
+        for start in range(0, rows, size):
+            if not goes_on():
+                raise Abandoned
+            pieces.append(np.asarray(self.guest.outputs(jax.tree.map(lambda a, s=start: a[s : s + size], x))))
+        return np.concatenate(pieces)
+
+    def keep(self, members: Array | None = None) -> None:
+        """See `Trainer`."""
+        self._best = self.guest.keep()
+
+    def restore(self) -> None:
+        """See `Trainer`."""
+        self.guest.restore(self._best)
+
+    def trained(self, step: int, best: int) -> Trained:
+        """See `Trainer`."""
+        link = self._scorer.loss.link if self._scorer is not None else ""
+        return Trained(step=step, link=link, finish=self.guest.finish, outputs=self._outputs, scores=self._scores)
+
+    def close(self) -> None:
+        """See `Trainer`."""
+        if self._batches is not None:
+            self._batches.close()
+        self._best = None
+
+
+def _unchanged(item: Any) -> Any:
+    return item

@@ -1,0 +1,331 @@
+"""What a compiled trainer trains: a model with our loss and optimizer, or a step of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlfb_lab.data.source import Array, Inputs
+from dlfb_lab.engine import experiment as experiments
+from dlfb_lab.engine.evaluation import Abandoned, Evaluator, always, baseline_event, chunk_rows
+from dlfb_lab.engine.experiment import Experiment, Plan
+from dlfb_lab.engine.feed import Part, Rows
+from dlfb_lab.engine.losses import Link, predictions_look_squashed
+from dlfb_lab.engine.programs import Program, compilation, compiled
+from dlfb_lab.engine.step import Hyper, Keys, ModelState, Step, model_step, own_step
+from dlfb_lab.engine.trainer import Scores, Trained
+from dlfb_lab.errors import ModelError
+from dlfb_lab.events import Event, Notice
+from dlfb_lab.models.model import Model, PyTree, Stepper
+from dlfb_lab.models.transfer import transfer
+
+
+class Learner(Protocol):
+    """What is trained, apart from where its batches come from.
+
+    Attributes:
+        step: one update.
+        traces: whether the update can be compiled.
+        hyper: numbers that are arguments of the update; with members, shape [members].
+    """
+
+    step: Step
+    traces: bool
+    hyper: Hyper
+
+    def baseline(self) -> Iterator[Event]:
+        """Scores the obvious baseline, if there is one."""
+
+    def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
+        """Returns the state before the first step."""
+
+    def prepare_evaluation(self, state: PyTree) -> Iterator[Event]:
+        """Compiles what evaluations need."""
+
+    def scores(self, state: PyTree, part: Part | Rows, keep: bool, goes_on: Callable[[], bool]) -> Scores:
+        """Evaluates. Raises Abandoned where `goes_on` says no."""
+
+    def news(self, step: int) -> Iterator[Event]:
+        """Yields what evaluations compiled, and which metrics failed."""
+
+    def trained(self, state: PyTree, step: int, best: int) -> Trained:
+        """Returns what training came to."""
+
+    def release(self) -> None:
+        """Lets go of what was kept on the device for evaluations."""
+
+
+def keys_of(experiment: Experiment) -> Keys:
+    """Returns the keys of a run; with members, a key each, shape [members]."""
+    seeds = [member.seed for member in experiment.members]
+    if not seeds:
+        return Keys(experiments.order_key(experiment.seed), experiments.step_key(experiment.seed))
+    return Keys(
+        jnp.stack([experiments.order_key(seed) for seed in seeds]),
+        jnp.stack([experiments.step_key(seed) for seed in seeds]),
+    )
+
+
+class ModelLearner:
+    """A model of two pure functions, with our loss, optimizer and metrics."""
+
+    traces = True
+
+    def __init__(self, experiment: Experiment, plan: Plan) -> None:
+        assert plan.loss is not None and experiment.task is not None and experiment.optimizer is not None
+        self.experiment, self.plan = experiment, plan
+        self.model: Model = experiment.model  # type: ignore[assignment]
+        self.task, self.optimizer = experiment.task, experiment.optimizer
+        self.members = len(experiment.members)
+        self.evaluator = self._evaluator(self.members)
+        self.step = model_step(self.model.key, self.model.apply, plan.loss, self.optimizer, plan.target_shape)
+        self.hyper = self._hyper()
+
+    def _evaluator(self, members: int) -> Evaluator:
+        part = self.experiment.valid or self.experiment.train
+        x = part.x if isinstance(part, Part) else part.sample(self.experiment.batch_size)[0]
+        assert self.plan.scored_loss is not None
+        return Evaluator(
+            self.model.key,
+            self.model.apply,
+            self.plan.scored_loss,
+            self.experiment.metrics,
+            self.task,
+            chunk=chunk_rows(x, len(jax.tree.leaves(x)[0])),
+            target_shape=self.plan.target_shape,
+            members=members,
+        )
+
+    def _hyper(self) -> Hyper:
+        numbers = self.optimizer.hyper
+        members = self.experiment.members
+        if not members:
+            return {name: jnp.asarray(value, float) for name, value in numbers.items()}
+        each = [{**numbers, **member.hyper} for member in members]
+        return {name: jnp.asarray([one[name] for one in each], float) for name in numbers}
+
+    def baseline(self) -> Iterator[Event]:
+        """See `Learner`: the majority class, the class frequencies, or the mean."""
+        train, valid = self.experiment.train, self.experiment.valid
+        yield from baseline_event(
+            train if isinstance(train, Part) else None,
+            valid if isinstance(valid, Part) else None,
+            self.evaluator,
+            self.plan.output_shape,
+        )
+
+    def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
+        """See `Learner`."""
+        e, model, optimizer = self.experiment, self.model, self.optimizer
+        # A single row is enough to initialise, and the same program serves every batch size.
+        first_row = jax.tree.map(lambda a: a[:1], batch[0])
+        given = e.init_from
+
+        def initialise(rng: jax.Array, x: PyTree, hyper: Hyper, given: PyTree) -> ModelState:
+            params, extra, opt_state = model.start(rng, x)
+            if given is not None:
+                params = transfer(given, params)[0]
+            if opt_state is None:
+                opt_state = optimizer.make(dict(hyper)).init(params)
+            return ModelState(params, extra, opt_state)
+
+        one = initialise
+        seeds = [member.seed for member in e.members] or [e.seed]
+        keys = [experiments.init_key(seed) for seed in seeds]
+        if self.members:
+            initialise = jax.vmap(one, in_axes=(0, None, 0, None))
+        key = jnp.stack(keys) if self.members else keys[0]
+        if given is not None:
+            params = jax.eval_shape(one, keys[0], first_row, dict(optimizer.hyper), given).params
+            yield Notice(step=0, level="info", text=transfer(given, params)[1].text)
+        if model.given and not self.members:
+            state = one(key, first_row, self.hyper, given)
+        else:
+            program = Program("initialise", (model.key, optimizer.key, self.members), initialise)
+            run, took = compiled(program, key, first_row, self.hyper, given)
+            yield from compilation(program.name, took, "first run of this model")
+            state = run(key, first_row, self.hyper, given)
+        yield from self._check_squashed(state, batch)
+        yield from self.news(0)
+        return state
+
+    def _check_squashed(self, state: ModelState, batch: PyTree) -> Iterator[Event]:
+        """Looks whether outputs stay within 0..1 whatever the parameters, where the loss takes logits.
+
+        Refuses that for our losses; for a user's own, the outputs are then read as probabilities.
+        """
+        loss = self.evaluator.loss
+        if loss.link == "identity":
+            return
+        found = self._squashed(state, batch[0], loss.link)
+        if loss.own:
+            read_as = "logits"
+            if found is not None:
+                self.evaluator.loss = replace(loss, link="probability")
+                read_as = "probabilities, since they are within 0 to 1 whatever the parameters"
+            text = f"The loss `{loss.name}` is your own. For scores and predict the outputs are read as {read_as}."
+            yield Notice(step=0, level="info", text=text)
+        elif found is not None:
+            raise ModelError(
+                f"The model's outputs have passed a {found} (all within 0 to 1 whatever the parameters), but the loss "
+                f"`{loss.name}` takes logits and applies it itself. Remove the final {found} from the model."
+            )
+
+    def _squashed(self, state: ModelState, x: PyTree, link: Link) -> str | None:
+        x = jax.tree.map(lambda a: a[:32], x)
+        rng = np.random.default_rng(0)
+        for scale in (0.0, 3.0, 30.0):
+            changed = jax.tree.map(lambda a, s=scale: _shaken(a, s, rng), state.params)
+            outputs = self.evaluator.outputs(changed, state.extra, x)
+            found = predictions_look_squashed(outputs[0] if self.members else outputs, link)
+            if found is None:
+                return None
+        return found
+
+    def prepare_evaluation(self, state: ModelState) -> Iterator[Event]:
+        """See `Learner`."""
+        if isinstance(self.experiment.valid, Part):
+            self.evaluator.compile(state.params, state.extra, self.experiment.valid.x)
+            yield from self.news(0)
+
+    def scores(
+        self, state: ModelState, part: Part | Rows, keep: bool = True, goes_on: Callable[[], bool] = always
+    ) -> Scores:
+        """See `Learner`."""
+        assert isinstance(part, Part)
+        return Scores.of(self.evaluator.scores(state.params, state.extra, part, keep, goes_on), self.members)
+
+    def news(self, step: int) -> Iterator[Event]:
+        """See `Learner`."""
+        yield from self.evaluator.news(step)
+
+    def trained(self, state: ModelState, step: int, best: int) -> Trained:
+        """See `Learner`."""
+        evaluator = self.evaluator
+        if self.members:
+            evaluator = self._evaluator(0)
+            evaluator.loss = self.evaluator.loss
+        each = tuple(
+            self._one_trained(jax.tree.map(lambda a, i=i: a[i], state), step, evaluator) for i in range(self.members)
+        )
+        return replace(each[best], members=each) if each else self._one_trained(state, step, evaluator)
+
+    def _one_trained(self, state: ModelState, step: int, evaluator: Evaluator) -> Trained:
+        params, extra, opt_state = state
+
+        def outputs(x: Inputs) -> Array:
+            return evaluator.outputs(params, extra, x)
+
+        def scores(part: Part | Rows) -> dict[str, float]:
+            assert isinstance(part, Part)
+            found = evaluator.scores(params, extra, part)[0]
+            evaluator.compile_times.clear()
+            return found
+
+        return Trained(
+            step=step,
+            params=params,
+            extra=extra,
+            opt_state=opt_state,
+            link=evaluator.loss.link,
+            finish=lambda: self.model.finish(params, extra, opt_state, step),
+            outputs=outputs,
+            scores=scores,
+        )
+
+    def release(self) -> None:
+        """See `Learner`."""
+        self.evaluator.release()
+
+
+class StepLearner:
+    """A step that the user, or a compiled Keras model, brings along."""
+
+    def __init__(self, experiment: Experiment, plan: Plan) -> None:
+        self.experiment, self.plan = experiment, plan
+        self.stepper: Stepper = experiment.model  # type: ignore[assignment]
+        self.step = own_step(self.stepper)
+        self.traces = self.stepper.traces
+        self.hyper: Hyper = {}
+        self._news: list[Event] = []
+        self._key = jax.random.fold_in(jax.random.key(experiment.seed), 3)
+
+    def baseline(self) -> Iterator[Event]:
+        """See `Learner`: what it would be is not known of an own step."""
+        yield from ()
+
+    def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
+        """See `Learner`."""
+        for text in getattr(self.stepper, "notices", ()):
+            yield Notice(step=0, level="info", text=text)
+        return self.stepper.start(experiments.init_key(self.experiment.seed), batch)
+
+    def prepare_evaluation(self, state: PyTree) -> Iterator[Event]:
+        """See `Learner`: what it needs is compiled by the first evaluation."""
+        yield from ()
+
+    def scores(
+        self, state: PyTree, part: Part | Rows, keep: bool = True, goes_on: Callable[[], bool] = always
+    ) -> Scores:
+        """See `Learner`: the mean over batches, weighted by their rows."""
+        return Scores.of([self._scores(state, part, goes_on)], 0)
+
+    def _scores(self, state: PyTree, part: Part | Rows, goes_on: Callable[[], bool] = always) -> dict[str, float]:
+        size = self.experiment.eval_batch_size or self.experiment.batch_size
+        whole = part.rows is None or size >= part.rows
+        starts = [0] if whole else range(0, len(part), size)
+        sums: dict[str, float] = {}
+        rows = 0
+        for number, start in enumerate(starts):
+            if not goes_on():
+                raise Abandoned
+            batch = part.tree if whole else jax.tree.map(lambda a, s=start: a[s : s + size], part.tree)
+            count = len(part) if whole else min(size, len(part) - start)
+            found = self._evaluate(state, batch, jax.random.fold_in(self._key, number))
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + count * float(value)
+            rows += count
+        return {name: value / rows for name, value in sums.items()}
+
+    def _evaluate(self, state: PyTree, batch: PyTree, key: jax.Array) -> dict[str, Any]:
+        if not self.stepper.evaluation_traces:
+            return dict(self.stepper.evaluate(state, batch, key))
+        program = Program("evaluation step", self.stepper.key, self.stepper.evaluate)
+        run, took = compiled(program, state, batch, key)
+        self._news.extend(compilation(program.name, took, "first evaluation with batches of this shape"))
+        return dict(run(state, batch, key))
+
+    def news(self, step: int) -> Iterator[Event]:
+        """See `Learner`."""
+        for event in self._news:
+            yield replace(event, step=step)
+        self._news.clear()
+
+    def trained(self, state: PyTree, step: int, best: int) -> Trained:
+        """See `Learner`."""
+        finished = self.stepper.finish(state, step)
+        return Trained(
+            step=step,
+            params=getattr(finished, "params", None),
+            finish=lambda: finished,
+            outputs=lambda x: np.asarray(self.stepper.outputs(state, x)),
+            scores=lambda part: self._scores(state, part),
+        )
+
+    def release(self) -> None:
+        """See `Learner`."""
+
+
+LEARNERS: dict[str, Callable[[Experiment, Plan], Learner]] = {"model": ModelLearner, "stepper": StepLearner}
+
+
+def _shaken(leaf: Any, scale: float, rng: np.random.Generator) -> Any:
+    """Returns a parameter with noise of a scale added, where it is a float."""
+    if not scale or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    return jnp.asarray(leaf + scale * rng.standard_normal(leaf.shape), leaf.dtype)

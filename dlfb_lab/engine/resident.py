@@ -1,0 +1,298 @@
+"""Training on rows that stay on the device: one step a dispatch, or many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlfb_lab.data.source import Array
+from dlfb_lab.engine import experiment as experiments
+from dlfb_lab.engine import plan as plans
+from dlfb_lab.engine import step as steps
+from dlfb_lab.engine.experiment import Experiment, Plan
+from dlfb_lab.engine.feed import Rows
+from dlfb_lab.engine.learner import Learner, keys_of
+from dlfb_lab.engine.memory import check_room
+from dlfb_lab.engine.placing import Placing
+from dlfb_lab.engine.plan import Fusing, StepTime, Verdict
+from dlfb_lab.engine.programs import Compiled, Lowered, compilation, compiled
+from dlfb_lab.engine.step import Batching
+from dlfb_lab.engine.trainer import Scores, Trained
+from dlfb_lab.events import Event, PlanChosen
+from dlfb_lab.models.model import PyTree
+
+MOST_SINGLE = 256
+"""Steps one by one whose scalars are fetched at once."""
+
+PROBE_SLOWER = 3.0
+"""A fused step that takes so many times longer than one alone needs no further look."""
+
+
+class ResidentTrainer:
+    """Runs a learner's step on rows that are kept on the device."""
+
+    def __init__(self, experiment: Experiment, plan: Plan, learner: Learner) -> None:
+        assert isinstance(experiment.train, Rows)
+        self.experiment, self.plan, self.learner = experiment, plan, learner
+        self.rows: Rows = experiment.train
+        self.names: tuple[str, ...] = ("loss",)
+        self.epoch_over = self.exhausted = False
+        self._news: list[Event] = []
+        self._best: PyTree = None
+        self._fused: Compiled | None = None
+        self._fusing: Fusing | None = None
+        self._verdict: Verdict | None = None
+        self._times = StepTime()
+        self._step = 0
+
+    def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
+        """See `Trainer`."""
+        e, p, learner = self.experiment, self.plan, self.learner
+        batch = e.batch_size if self.rows.count is not None else 1
+        count = self.rows.count or 1
+        ragged = p.remainder if not p.mask_padding else 0
+        self._ragged, self._full_batches = ragged, -(-(count - ragged) // batch)
+        placing = Placing(e.devices)
+        state = yield from learner.initialise(self.rows.sample(batch))
+        if not goes_on():
+            self._carry = steps.start(state, 0)
+            return
+        yield from learner.prepare_evaluation(state)
+        if not goes_on():
+            self._carry = steps.start(state, 0)
+            return
+        members = len(e.members)
+        order_length = -(-count // batch) * batch if p.mask_padding else count
+        whole = batch >= count
+        self._batching = Batching(
+            rows=count,
+            batch=batch,
+            order_length=0 if whole else order_length,
+            mask_padding=p.mask_padding,
+            members=members,
+            sharding=placing.batch(batch),
+        )
+        self._carry = placing.everywhere(steps.start(state, self._batching.order_length, members))
+        self._data = placing.everywhere(self.rows.tree)
+        self._rest = self._data, placing.everywhere(keys_of(e)), placing.everywhere(learner.hyper)
+        self.names = self._names()
+        yield from self._compile(batch)
+
+    def _names(self) -> tuple[str, ...]:
+        """Returns the names of the scalars, found by tracing a step abstractly."""
+        found: list[tuple[str, ...]] = []
+        function = self.learner.step.function
+
+        def noted(*arguments: Any) -> Any:
+            state, values = function(*arguments)
+            found.append(steps.names_of(values))
+            return state
+
+        state = self._carry.state
+        rng, hyper = jax.random.key(0), dict(self._rest[2])
+        if self._batching.members:
+            state, hyper = jax.tree.map(lambda a: a[0], (state, hyper))
+        batch = self.rows.sample(self._batching.batch)
+        counts = jnp.ones(self._batching.batch, bool) if self.plan.mask_padding else None
+        jax.eval_shape(noted, state, batch, counts, rng, jnp.asarray(True), hyper)
+        return found[0]
+
+    def _compile(self, batch: int) -> Iterator[Event]:
+        e, p = self.experiment, self.plan
+        self._single_program = steps.single_program(self.learner.step, self._batching)
+        self._fused_program = steps.fused_program(self.learner.step, self._batching, len(self.names))
+        self._key = ("plan", self._fused_program.key, jax.default_backend(), e.devices)
+        why = f"first run with batches of {batch:,} rows"
+        debugging = experiments.debugging(e)
+        before = plans.known(self._key) if e.asked_plan == "auto" and not debugging else None
+        if e.asked_plan == "fused" and not debugging:
+            before = Verdict(True, "asked for")
+        elif e.asked_plan == "step" or debugging:
+            before = Verdict(False, "no jit" if debugging else "asked for")
+        self._single: Compiled | None = None
+        if before is not None and before.fused:
+            self._fused, took = compiled(self._fused_program, self._carry, *self._rest, np.int32(1))
+            yield from compilation(self._fused_program.name, took, why)
+        else:
+            self._single, took = compiled(self._single_program, self._carry, *self._rest)
+            check_room(self._single)
+            yield from compilation(self._single_program.name, took, why)
+        if before is not None:
+            yield self._decided(before, remember=False)
+        else:
+            yield PlanChosen(step=0, plan="one by one", reason="ready first; a fused program is tried meanwhile")
+        self._last: Compiled | None = None
+        if self._ragged:
+            last = steps.Batching(**{**vars(self._batching), "batch": self._ragged, "sharding": None})
+            program = steps.single_program(self.learner.step, last)
+            self._last, took = compiled(program, self._carry, *self._rest)
+            if p.loss is not None and not p.loss.own:
+                because = "the model keeps statistics across rows"
+            else:
+                because = "the loss is your own" if p.loss is not None else "the step is your own"
+            yield from compilation(
+                "train step, last batch", took, f"the last batch of an epoch has {self._ragged:,} rows, and {because}"
+            )
+
+    def most(self, step: int) -> int:
+        """See `Trainer`."""
+        most = steps.capacity(self._batching.members, len(self.names)) if self._fused is not None else MOST_SINGLE
+        if self._last is None:
+            return most
+        place = step % self.plan.steps_per_epoch
+        return min(most, self._full_batches - place if place < self._full_batches else 1)
+
+    def run(self, count: int) -> Array:
+        """See `Trainer`."""
+        last = self._last is not None and self._step % self.plan.steps_per_epoch >= self._full_batches
+        if last:
+            assert self._last is not None
+            values = self._one_by_one(self._last, count)
+        elif self._verdict is not None:
+            values = self._fused_steps(count) if self._fused is not None else self._one_by_one(self._single, count)
+        else:
+            values = self._undecided(count)
+        self._step += count
+        return values
+
+    def _fused_steps(self, count: int) -> Array:
+        assert self._fused is not None
+        self._carry, block = self._fused(self._carry, *self._rest, np.int32(count))
+        # Fetching the scalars waits for the whole dispatch; they are its only transfer to the host.
+        return np.asarray(block)[:count]
+
+    def _one_by_one(self, program: Compiled | None, count: int) -> Array:
+        assert program is not None
+        values = []
+        for _ in range(count):
+            self._carry, value = program(self._carry, *self._rest)
+            values.append(value)
+        return np.stack(jax.device_get(values))
+
+    def _undecided(self, count: int) -> Array:
+        """Steps one by one, while it is being found out whether fused ones are faster."""
+        if self._fusing is not None and self._fusing.ready:
+            return self._race(count)
+        start = perf_counter()
+        values = self._one_by_one(self._single, count)
+        self._times.add(count, perf_counter() - start)
+        step_s = self._times.step_s
+        if self._fusing is None and step_s is not None:
+            if step_s > plans.LONG_STEP_S:
+                reason = f"a step takes {step_s * 1e3:.3g} ms, so that launching it costs next to nothing"
+                self._news.append(self._decided(Verdict(False, reason, step_s)))
+            else:
+                self._fusing = Fusing(Lowered(self._fused_program, (self._carry, *self._rest, np.int32(1))))
+        return values
+
+    def _race(self, count: int) -> Array:
+        """Runs a few steps both ways from the same state, and decides. Those one by one are the run's."""
+        assert self._fusing is not None
+        fused, took = self._fusing.result()
+        cause = "many steps in a dispatch, compiled beside training"
+        self._news.extend(compilation(self._fused_program.name, took, cause, self._step))
+        step_s = self._times.step_s or plans.COMPARED_S
+        first = plans.compared_steps(step_s, count)
+        before = _copied(self._carry)
+
+        def run_fused(steps_: int) -> Any:
+            return fused(_copied(before), *self._rest, np.int32(steps_))
+
+        _, probe_s = plans.timed(lambda: run_fused(1))
+        _, probe_s = plans.timed(lambda: run_fused(1))
+        start = perf_counter()
+        values = self._one_by_one(self._single, first)
+        jax.block_until_ready(self._carry)
+        single_s = (perf_counter() - start) / first
+        if probe_s > PROBE_SLOWER * single_s + plans.COMPARED_S:
+            reason = f"a fused step takes {probe_s * 1e3:.3g} ms, one alone {single_s * 1e3:.3g} ms"
+            verdict = Verdict(False, reason, single_s, probe_s)
+        else:
+            copy = _copied(before)
+            (carry, block), fused_s = plans.timed(lambda: fused(copy, *self._rest, np.int32(first)))
+            ours, theirs = (self._carry, values), (carry, np.asarray(block)[:first])
+            verdict = plans.compare(ours, theirs, single_s, fused_s / first)
+        if verdict.fused:
+            self._fused = fused
+        self._news.append(self._decided(verdict))
+        rest = count - first
+        if rest:
+            more = self._fused_steps(rest) if self._fused is not None else self._one_by_one(self._single, rest)
+            values = np.concatenate([values, more])
+        return values
+
+    def _decided(self, verdict: Verdict, remember: bool = True) -> PlanChosen:
+        self._verdict = verdict
+        if remember:
+            plans.remember(self._key, verdict)
+        return PlanChosen(
+            step=self._step,
+            plan="fused" if verdict.fused else "one by one",
+            reason=verdict.reason,
+            step_s=verdict.step_s,
+            fused_step_s=verdict.fused_step_s,
+        )
+
+    def try_rate(self, rate: float) -> float:
+        """Applies one update at a learning rate and returns its loss, for a test whose state is thrown away."""
+        data, keys, hyper = self._rest
+        rates = jnp.full_like(hyper["lr"], rate)
+        if self._single is None:
+            self._single, _ = compiled(self._single_program, self._carry, *self._rest)
+        self._carry, values = self._single(self._carry, data, keys, {**hyper, "lr": rates})
+        return float(np.asarray(values).reshape(-1, len(self.names))[0, 0])
+
+    def take_rate(self, rate: float) -> None:
+        """Takes a learning rate for the steps to come."""
+        data, keys, hyper = self._rest
+        self._rest = data, keys, {**hyper, "lr": jnp.full_like(hyper["lr"], rate)}
+
+    def news(self, step: int) -> Iterator[Event]:
+        """See `Trainer`."""
+        yield from self._news
+        self._news.clear()
+        yield from self.learner.news(step)
+
+    def scores(self, goes_on: Callable[[], bool]) -> Scores:
+        """See `Trainer`."""
+        assert self.experiment.valid is not None
+        return self.learner.scores(self._carry.state, self.experiment.valid, True, goes_on)
+
+    def keep(self, members: Array | None = None) -> None:
+        """See `Trainer`."""
+        self._best = kept_of(self._best, self._carry, members)
+
+    def restore(self) -> None:
+        """See `Trainer`."""
+        self._carry, self._best = self._best, None
+
+    def trained(self, step: int, best: int) -> Trained:
+        """See `Trainer`."""
+        return self.learner.trained(self._carry.state, step, best)
+
+    def close(self) -> None:
+        """See `Trainer`."""
+        self._data = self._best = self._fusing = None
+        self._rest = (None, None, None)
+        self.learner.release()
+
+
+def kept_of(before: Any, now: Any, members: Array | None) -> Any:
+    """Returns a copy of a carry; of the members that are not true, the state kept before."""
+    copy = _copied(now)
+    if members is None or before is None or members.all():
+        return copy
+
+    def chosen(old: Any, new: Any) -> Any:
+        return jnp.where(members.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return copy._replace(state=jax.tree.map(chosen, before.state, copy.state))
+
+
+def _copied(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: jnp.array(a, copy=True), tree)

@@ -1,0 +1,218 @@
+"""Training on batches that come from the host, one at a time, read ahead while the device works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlfb_lab.data.prefetch import Late, Prefetch
+from dlfb_lab.data.source import Array
+from dlfb_lab.engine import experiment as experiments
+from dlfb_lab.engine.experiment import Experiment, Plan
+from dlfb_lab.engine.feed import Batch, EpochEnd
+from dlfb_lab.engine.learner import Learner, keys_of
+from dlfb_lab.engine.memory import check_room
+from dlfb_lab.engine.placing import Placing
+from dlfb_lab.engine.programs import Compiled, compilation, compiled
+from dlfb_lab.engine.resident import kept_of
+from dlfb_lab.engine.step import names_of, streamed_program
+from dlfb_lab.engine.trainer import Scores, Trained
+from dlfb_lab.errors import DataError
+from dlfb_lab.events import Event, Notice, PlanChosen
+from dlfb_lab.models.model import PyTree, structure
+
+MOST_SHAPES = 16
+"""Of batches; each costs a compilation."""
+
+AHEAD = 2
+"""Batches that are on the device before they are needed."""
+
+LATE_S = 0.05
+"""How long a dispatch waits for a batch before it lets others look whether to stop."""
+
+MOST_STEPS = 256
+"""Whose scalars are fetched at once."""
+
+
+class State(NamedTuple):
+    """What one step hands to the next."""
+
+    state: PyTree
+
+
+class StreamedTrainer:
+    """Runs a learner's step on batches of the host."""
+
+    def __init__(self, experiment: Experiment, plan: Plan, learner: Learner) -> None:
+        self.experiment, self.plan, self.learner = experiment, plan, learner
+        self.names: tuple[str, ...] = ("loss",)
+        self.epoch_over = self.exhausted = False
+        self._news: list[Event] = []
+        self._best: Any = None
+        self._programs: dict[Any, Compiled] = {}
+        self._step = 0
+        self._batches: Prefetch | None = None
+        self._placing = Placing(experiment.devices)
+        self._traces = learner.traces and not experiments.debugging(experiment)
+
+    def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
+        """See `Trainer`."""
+        e, learner = self.experiment, self.learner
+        sample = e.train.sample(e.batch_size)
+        state = yield from learner.initialise(sample)
+        self._carry = State(self._placing.everywhere(state))
+        self._keys = keys_of(e)
+        if not goes_on():
+            return
+        yield from learner.prepare_evaluation(state)
+        reason = "the training rows do not fit on the device" if e.train.rows is not None else "the data are a stream"
+        if not learner.traces:
+            reason = "the step cannot be compiled as a whole"
+        yield PlanChosen(step=0, plan="streamed" if self._traces else "as it is", reason=reason)
+        order_key = self._keys.order[0] if e.members else self._keys.order
+        feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, self.plan.mask_padding)
+        self._batches = Prefetch(feed, self._on_device, AHEAD)
+
+    def _on_device(self, item: Batch | EpochEnd) -> Batch | EpochEnd:
+        if isinstance(item, EpochEnd) or not self._traces:
+            return item
+        return item._replace(tree=self._placing.everywhere(item.tree))
+
+    def most(self, step: int) -> int:
+        """See `Trainer`."""
+        return MOST_STEPS
+
+    def run(self, count: int) -> Array:
+        """See `Trainer`."""
+        assert self._batches is not None
+        self.epoch_over = False
+        values: list[Any] = []
+        while len(values) < count:
+            try:
+                item = self._batches.get(LATE_S)
+            except Late:
+                break
+            except StopIteration:
+                self.exhausted = True
+                break
+            if isinstance(item, EpochEnd):
+                self._check_epoch(item)
+                self.epoch_over = True
+                break
+            values.append(self._one(item))
+            self._step += 1
+        members = len(self.experiment.members)
+        if not values:
+            return np.zeros((0, *([members] if members else []), len(self.names)), np.float32)
+        return np.stack(jax.device_get(values))
+
+    def _check_epoch(self, end: EpochEnd) -> None:
+        if end.batches == 0:
+            raise DataError("The data gave no batch in an epoch. Give an iterable that can be read more than once.")
+
+    def _one(self, batch: Batch) -> Any:
+        run = self._program(batch)
+        arguments = self._arguments(batch)
+        state, value = run(*arguments)
+        self._carry = State(state)
+        return value
+
+    def _arguments(self, batch: Batch) -> tuple[Any, ...]:
+        at, begins = np.int32(self._step), np.bool_(batch.begins)
+        return self._carry.state, batch.tree, batch.counts, self._keys.step, at, begins, self.learner.hyper
+
+    def _program(self, batch: Batch) -> Compiled:
+        shape = structure(batch.tree)
+        found = self._programs.get(shape)
+        if found is not None:
+            return found
+        first = not self._programs
+        if len(self._programs) >= MOST_SHAPES:
+            raise DataError(
+                f"Batches of more than {MOST_SHAPES} shapes have come; the last has {_shapes(batch.tree)}. "
+                "Each costs a compilation. Pad them to one shape, or to a few."
+            )
+        arguments = self._arguments(batch)
+        if first and self._traces:
+            self.names = self._names(batch)
+        sharding = self._placing.batch(batch.rows if batch.counts is None else len(batch.counts))
+        program = streamed_program(self.learner.step, sharding, len(self.experiment.members))
+        run: Compiled = self._as_it_is
+        if self._traces:
+            start = perf_counter()
+            run, took = compiled(program, *arguments)
+            check_room(run)
+            known = self.plan.remainder and batch.rows == self.plan.remainder
+            cause = (
+                f"first batch of shape {_shapes(batch.tree)}" if first else f"a batch of shape {_shapes(batch.tree)}"
+            )
+            self._news.extend(compilation(program.name, took, cause, self._step, planned=bool(first or known)))
+            if took is not None and not first and not known:
+                cost = perf_counter() - start
+                text = f"A batch of another shape came, {_shapes(batch.tree)}; compiling for it took {cost:.2g} s."
+                self._news.append(Notice(step=self._step, level="info", text=text))
+        self._programs[shape] = run
+        return run
+
+    def _as_it_is(
+        self, state: PyTree, batch: PyTree, counts: Any, key: jax.Array, at: Any, begins: Any, hyper: Any
+    ) -> Any:
+        rng = jax.random.fold_in(key, at)
+        state, values = self.learner.step.function(state, batch, counts, rng, begins, hyper)
+        self.names = names_of(values)
+        return state, np.array([float(values[name]) for name in self.names])
+
+    def _names(self, batch: Batch) -> tuple[str, ...]:
+        found: list[tuple[str, ...]] = []
+        function = self.learner.step.function
+
+        def noted(*arguments: Any) -> Any:
+            state, values = function(*arguments)
+            found.append(names_of(values))
+            return state
+
+        state, hyper = self._carry.state, dict(self.learner.hyper)
+        if self.experiment.members:
+            state, hyper = jax.tree.map(lambda a: a[0], (state, hyper))
+        jax.eval_shape(noted, state, batch.tree, batch.counts, jax.random.key(0), jnp.asarray(True), hyper)
+        return found[0]
+
+    def news(self, step: int) -> Iterator[Event]:
+        """See `Trainer`."""
+        yield from self._news
+        self._news.clear()
+        yield from self.learner.news(step)
+
+    def scores(self, goes_on: Callable[[], bool]) -> Scores:
+        """See `Trainer`."""
+        assert self.experiment.valid is not None
+        return self.learner.scores(self._carry.state, self.experiment.valid, True, goes_on)
+
+    def keep(self, members: Array | None = None) -> None:
+        """See `Trainer`."""
+        self._best = kept_of(self._best, self._carry, members)
+
+    def restore(self) -> None:
+        """See `Trainer`."""
+        self._carry, self._best = self._best, None
+
+    def trained(self, step: int, best: int) -> Trained:
+        """See `Trainer`."""
+        return self.learner.trained(self._carry.state, step, best)
+
+    def close(self) -> None:
+        """See `Trainer`."""
+        if self._batches is not None:
+            self._batches.close()
+        self._best = None
+        self._programs.clear()
+        self.learner.release()
+
+
+def _shapes(tree: PyTree) -> str:
+    return ", ".join(str(tuple(np.shape(leaf))) for leaf in jax.tree.leaves(tree))

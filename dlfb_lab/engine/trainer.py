@@ -1,0 +1,110 @@
+"""The protocol between the training loop and whatever runs the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from dlfb_lab.data.source import Array, Inputs
+from dlfb_lab.engine.feed import Part, Rows
+from dlfb_lab.events import Event
+from dlfb_lab.models.model import PyTree
+
+
+class Scores(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+        metrics: scores by name; with members, their mean.
+        members: the scores of each member; empty for one model.
+    """
+
+    metrics: dict[str, float]
+    members: list[dict[str, float]]
+
+    @classmethod
+    def of(cls, each: list[dict[str, float]], members: int) -> Scores:
+        """Returns the scores of one model, or of several and their mean."""
+        if not members:
+            return cls(each[0], [])
+        return cls({name: float(np.mean([scores[name] for scores in each])) for name in each[0]}, each)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training leaves behind.
+
+    Attributes:
+        step: updates applied.
+        params: the trained parameters; None where they cannot be told from the rest of the state.
+        extra: other collections.
+        opt_state: the optimizer's state.
+        link: what turns outputs into predictions; empty where that is not known.
+        finish: returns the trained state in the user's own type.
+        outputs: raw outputs for inputs, shape [rows, ...]. Raises OptionError where it cannot predict.
+        scores: scores by name on rows of data.
+        members: what each member came to; empty for one model.
+    """
+
+    step: int
+    params: PyTree = None
+    extra: PyTree = None
+    opt_state: PyTree = None
+    link: str = ""
+    finish: Callable[[], Any]
+    outputs: Callable[[Inputs], Array]
+    scores: Callable[[Part | Rows], dict[str, float]]
+    members: tuple[Trained, ...] = ()
+
+
+class Trainer(Protocol):
+    """Runs steps. The loop decides how many, and when to evaluate, to stop and to report.
+
+    Attributes:
+        names: of the scalars of each step, "loss" first; known when `prepare` is over.
+        epoch_over: whether the last dispatch ended an epoch whose length was not known before.
+        exhausted: whether there are no more batches.
+    """
+
+    names: tuple[str, ...]
+    epoch_over: bool
+    exhausted: bool
+
+    def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
+        """Initialises, and compiles what is needed; between programs it asks whether to go on."""
+
+    def most(self, step: int) -> int:
+        """Returns the most steps that one dispatch may take from here."""
+
+    def run(self, count: int) -> Array:
+        """Applies up to `count` updates.
+
+        Returns:
+            The scalars of each step, shape [steps, names] or [steps, members, names]. Fewer than asked for where the
+            data ended, an epoch is over, or batches are late; then others may have come by the next call.
+        """
+
+    def news(self, step: int) -> Iterator[Event]:
+        """Yields what happened beside the steps since it was last asked: compilations, another plan."""
+
+    def scores(self, goes_on: Callable[[], bool]) -> Scores:
+        """Evaluates on the validation rows.
+
+        Raises:
+            Abandoned: `goes_on` said no.
+        """
+
+    def keep(self, members: Array | None = None) -> None:
+        """Keeps a copy of the state to come back to; of those members only that are true, shape [members], bool."""
+
+    def restore(self) -> None:
+        """Goes back to what was kept."""
+
+    def trained(self, step: int, best: int) -> Trained:
+        """Returns what training came to: of several members, the one of that number, with all beside it."""
+
+    def close(self) -> None:
+        """Lets go of data, threads and memory that only training needs."""
