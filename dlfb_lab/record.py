@@ -311,18 +311,34 @@ def _named(names: list[str], whole: Series) -> list[tuple[str, FloatBlock]]:
     return list(zip(names, [*whole.members, *unknown], strict=False))
 
 
+def divided_parts(whole: Series) -> tuple[dict[str, FloatBlock], dict[str, FloatBlock]]:
+    """Returns the parts that look like losses, and the others: `accuracy`, `hits@20`."""
+    first_loss = _first_finite(whole.losses)
+    alike = {name: looks_like_loss(name, _first_finite(values), first_loss) for name, values in whole.parts.items()}
+    return (
+        {name: values for name, values in whole.parts.items() if alike[name]},
+        {name: values for name, values in whole.parts.items() if not alike[name]},
+    )
+
+
 def looks_like_loss(name: str, first: float, first_loss: float) -> bool:
     """Whether a part of a loss can share the loss's axis, by its name, else by its first value beside the loss's.
 
-    `isLossLike` in labextension/core/parts.ts says the same.
+    `looksLikeLoss` in labextension/core/parts.ts says the same.
     """
     if name.lower().endswith("loss"):
         return True
-    if re.search(
-        r"acc|auc|f1|hits|mrr|precision|recall|r2|iou|dice|norm|perplexity|usage|rate|ratio|^lr$", name.lower()
-    ):
+    if _SCORES.search(name.lower()):
         return False
-    return 0 < abs(first) <= 10 * abs(first_loss) if math.isfinite(first) and math.isfinite(first_loss) else True
+    return abs(first) <= 10 * abs(first_loss) if math.isfinite(first) and math.isfinite(first_loss) else True
+
+
+_SCORES = re.compile(r"acc|auc|f1|hits|mrr|precision|recall|r2|iou|dice|norm|perplexity|usage|rate|ratio|^lr$")
+
+
+def _first_finite(values: FloatBlock) -> float:
+    places = np.flatnonzero(np.isfinite(values))
+    return float(values[places[0]]) if len(places) else math.nan
 
 
 def saved_events(record: Record) -> list[dict[str, Any]]:

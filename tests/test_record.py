@@ -248,6 +248,7 @@ def test_a_saved_copy_says_the_same(several: Record) -> None:
         ("hits@20", 0.5, False),
         ("grad_norm", 1.0, False),
         ("reconstruction", math.nan, True),
+        ("entropy", 0.0, True),
     ],
 )
 def test_parts_that_look_like_losses_are_told_from_others(name: str, first: float, is_loss: bool) -> None:

@@ -6,14 +6,16 @@ import math
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dlfb_lab import journal
-from dlfb_lab.events import Event, Losses, Notice, Status
+from dlfb_lab.events import Event, Losses, Notice, PlanChosen, Status
 from dlfb_lab.record import Record
 from dlfb_lab.views import console, figures, summary
+from tests import pictures
 
 GOLDEN = Record(journal._read_file(Path(__file__).parents[1] / "golden" / "run.jsonl"))
 
@@ -166,8 +168,8 @@ def test_an_output_is_rewritten_with_the_progress(monkeypatch: pytest.MonkeyPatc
 
 def test_a_figure_has_a_panel_for_each_metric() -> None:
     figure = figures.plot(GOLDEN)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
-    loss, accuracy = figure.axes
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy", "loss at each learning rate"]
+    loss, accuracy, _ = figure.axes
     assert [t.get_text() for t in loss.get_legend().get_texts()] == ["train", "valid", "majority class"]
     np.testing.assert_array_equal(accuracy.lines[0].get_ydata(), [0.7, 0.7 + 0.1, 0.7 + 0.2])
     figure.canvas.draw()
@@ -181,3 +183,66 @@ def test_a_figure_of_few_or_wild_losses_is_drawn(values: list[float]) -> None:
     figure.canvas.draw()
     (axes,) = figure.axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), np.array(values, float))
+
+
+def test_members_have_a_table_of_their_own_with_the_best_one_marked() -> None:
+    record = Record(pictures.members())
+    names, rows = summary.members_table(record)
+    assert names == ["best valid/loss", "at step", "train/loss", "valid/loss", "valid/accuracy", "valid/auc"]
+    assert len(rows) == 8
+    marked = [label for label, _ in rows if "(best)" in label]
+    best = record.best_member()
+    assert best is not None
+    assert marked == [f"{record.members[best[0]]} (best)"]
+    assert rows[best[0]][1][:2] == [summary.number(best[2]), f"{best[1]:,}"]
+    text = summary.text(record, "finished")
+    assert f"by {record.members[best[0]]}; best mean" in text
+    assert " ± " in next(line for line in text.splitlines() if line.startswith("valid "))
+    assert "8 members at once" in summary.headline(record, "finished")
+    assert "seed 7" in summary.html(record, "finished")
+
+
+def test_a_member_that_broke_down_has_the_scores_that_it_had() -> None:
+    record = Record(journal._read_file(Path(__file__).parents[1] / "golden" / "members.jsonl"))
+    _, rows = summary.members_table(record)
+    assert rows[2][1] == ["0.4", "20", "nan", "nan", "nan"]
+    assert "± 0.014" in summary.text(record, "stopped"), "of the others"
+
+
+def test_parts_of_the_loss_are_columns_of_the_table() -> None:
+    names, rows = summary.table(Record(pictures.parts()))
+    assert names == ["loss", "reconstruction_loss", "commitment_loss", "codebook_loss", "kl", "codebook_usage"]
+    assert all(rows[0][1])
+
+
+def test_where_the_length_is_not_known_there_is_no_share_of_it() -> None:
+    record = Record(pictures.endless())
+    line = summary.progress(record)
+    assert "step 300 ·" in line
+    assert "epoch" not in line
+    assert "elapsed 4 s" in line
+    assert "epoch" not in summary.headline(record, "running")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"plan": "fused", "step_s": 2.5e-4, "fused_step_s": 4e-5}, "fused: 0.04 ms a step against 0.25 ms one by one"),
+        ({"plan": "one by one", "step_s": 0.012}, "one by one: 12 ms a step"),
+        ({"plan": "one by one", "step_s": 0.1, "fused_step_s": 1.5}, "one by one: 100 ms a step against 1.5 s fused"),
+        ({"plan": "streamed"}, "streamed: it had to be"),
+    ],
+)
+def test_a_plan_is_said_with_what_was_measured(given: dict[str, Any], said: str) -> None:
+    assert summary.plan_text(PlanChosen(step=0, reason="it had to be", **given)) == said
+
+
+def test_a_figure_has_bands_parts_and_the_rate_test() -> None:
+    several = figures.plot(Record(pictures.members()))
+    assert [len(axes.collections) for axes in several.axes] == [2, 1, 1]
+    parts = figures.plot(Record(pictures.parts()))
+    assert [axes.get_ylabel() for axes in parts.axes] == ["loss", "codebook usage", "parts of the loss"]
+    rates = figures.plot(Record(pictures.rate_test())).axes[-1]
+    assert (rates.get_xlabel(), rates.get_xscale()) == ("learning rate", "log")
+    for figure in (several, parts):
+        figure.canvas.draw()
