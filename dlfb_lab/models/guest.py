@@ -170,12 +170,12 @@ def rate_once(lr: float | None, what: str) -> None:
         raise OptionError(f"--lr {lr:g}: {what} has its rate already. Leave one out.")
 
 
-def own_memory(array: Any, dtype: Any = None) -> Array:
-    """Returns an array that may be written to, C-contiguous; the same one where it already owns its memory so.
+def writable(array: Any, dtype: Any = None) -> Array:
+    """Returns an array that may be written to, C-contiguous; the same one where it is that already.
 
-    A view, or what is read-only, is copied: another framework may change its inputs in place.
+    PyTorch warns of memory that is read-only.
     """
     a = np.asarray(array)
-    if a.flags.owndata and a.flags.writeable and a.flags.c_contiguous and (dtype is None or a.dtype == dtype):
+    if a.flags.writeable and a.flags.c_contiguous and (dtype is None or a.dtype == dtype):
         return a
     return np.array(a, dtype=dtype, order="C")

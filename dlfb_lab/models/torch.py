@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
-from dlfb_lab.models.guest import USUAL_RATE, Array, Chosen, OwnLoss, optimizer_name, own_memory, rate, rate_once
+from dlfb_lab.models.guest import USUAL_RATE, Array, Chosen, OwnLoss, optimizer_name, rate, rate_once, writable
 from dlfb_lab.models.model import PyTree
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,6 +50,8 @@ class TorchFactory:
         self.module = module
         self.name = type(getattr(module, "_orig_mod", module)).__name__
         self.versions = {"torch": str(_torch().__version__)}
+        # Parts that the user put into evaluation mode inside a model that trains stay there: frozen batch norms.
+        self.frozen = [part for part in module.modules() if not part.training] if module.training else []
 
     @property
     def parameter_count(self) -> int | None:
@@ -78,7 +80,7 @@ class TorchFactory:
 
     def outputs(self, x: PyTree, seed: int) -> Array:
         """See `GuestFactory.outputs`; the parameters of lazy modules come from the seed."""
-        return Forward(self.module, seed).outputs(x)
+        return Forward(self, seed).outputs(x)
 
     def make(
         self,
@@ -91,12 +93,12 @@ class TorchFactory:
         clip: float | None = None,
     ) -> TorchGuest:
         """See `GuestFactory.make`."""
-        forward = Forward(self.module, seed)
+        forward = Forward(self, seed)
         outputs = forward.outputs(sample[0])
         trained = [p for p in self.module.parameters() if p.requires_grad]
         if not trained:
             raise ModelError(f"The model {self.name} has no parameters that require gradients; nothing can be trained.")
-        function = loss if callable(loss) else _losses().get(loss or "mean_squared_error")
+        function = loss if callable(loss) else _losses().get(str(loss))
         if function is None:
             raise OptionError(f"--loss {loss}: PyTorch models have no such loss here. Known: {', '.join(_losses())}.")
         integers = np.issubdtype(np.asarray(sample[1]).dtype, np.integer)
@@ -141,29 +143,28 @@ class Forward:
     """A module's calls, with its device, its dtype, its modes, and random numbers of its own.
 
     Args:
-        module: the user's module.
+        factory: what holds the user's module.
         seed: of the random numbers.
     """
 
-    def __init__(self, module: Any, seed: int) -> None:
+    def __init__(self, factory: TorchFactory, seed: int) -> None:
         torch = _torch()
-        first = next(module.parameters(), torch.empty(0))
-        self.module = module
+        self.module, self._frozen = factory.module, factory.frozen
+        first = next(self.module.parameters(), torch.empty(0))
         self.device = first.device
         if self.device.type == "meta":
             raise ModelError(
-                f"The parameters of {type(module).__name__} are on the device `meta`: they have shapes but no values. "
+                f"The parameters of {factory.name} are on the device `meta`: they have shapes but no values. "
                 "Call model.to_empty(device='cpu') and initialise them."
             )
         self.dtype = first.dtype if first.is_floating_point() else torch.float32
         self._host_dtype = np.float64 if self.dtype == torch.float64 else np.float32
-        # Parts that the user put into evaluation mode inside a model that trains stay there: frozen batch norms.
-        self._frozen = [m for m in module.modules() if not m.training] if module.training else []
         self._generators = [torch.default_generator]
         if self.device.type == "cuda":
             self._generators.append(torch.cuda.default_generators[self.device.index or 0])
         self._first = [torch.Generator(g.device).manual_seed(seed).get_state() for g in self._generators]
         self.random_states = list(self._first)
+        self._copies = True
 
     @contextmanager
     def randomness(self, states: list[Any]) -> Iterator[None]:
@@ -192,19 +193,17 @@ class Forward:
         return jax.tree.map(self.tensor, x)
 
     def tensor(self, a: Any, whole: bool | None = None) -> Any:
-        """Returns one array as a tensor, sharing its memory where that is the array's own and nothing is to change.
+        """Returns one array as a tensor. It shares the array's memory where nothing need change, and nobody writes.
 
         Args:
             a: an array, any shape.
             whole: whether it becomes int64; None if it holds whole numbers.
         """
-        torch = _torch()
         kind = np.asarray(a).dtype.kind
-        if whole or (whole is None and kind in "iu"):
-            return torch.from_numpy(own_memory(a, np.int64)).to(self.device)
-        if whole is None and kind == "b":
-            return torch.from_numpy(own_memory(a)).to(self.device)
-        return torch.from_numpy(own_memory(a, self._host_dtype)).to(self.device, self.dtype)
+        whole = kind in "iu" if whole is None else whole
+        host = np.int64 if whole else np.bool_ if kind == "b" else self._host_dtype
+        tensor = _torch().from_numpy(np.array(a, host, order="C") if self._copies else writable(a, host))
+        return tensor.to(self.device, self.dtype) if host is self._host_dtype else tensor.to(self.device)
 
     def outputs(self, x: PyTree) -> Array:
         """Returns the raw outputs in evaluation mode, shape [rows, ...]; the same random numbers are drawn each time.
@@ -217,7 +216,10 @@ class Forward:
             self.module.eval()
         try:
             with torch.no_grad(), self.randomness(list(self._first)):
-                outputs = self.module(self.inputs(x))
+                inputs = self.inputs(x)
+                outputs = self.module(inputs)
+            # A module that writes to its inputs is given copies. Whether it does is seen on a copy, at the first call.
+            self._copies = any(tensor._version > 0 for tensor in jax.tree.leaves(inputs))
         except DlfbLabError:
             raise
         except Exception as error:
@@ -267,7 +269,7 @@ class TorchGuest:
         self._clip_gradients = _torch().nn.utils.clip_grad_norm_
 
     def step(self, batch: PyTree) -> dict[str, float]:
-        """See `Guest.step`. Arrays that own their memory are not copied; what must not change is given as a view."""
+        """See `Guest.step`."""
         x, y = batch
         forward = self._forward
         forward.train()
