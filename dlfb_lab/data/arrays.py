@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+
 from dlfb_lab.data import tables
 from dlfb_lab.data.host import as_array, refuse_kind
+from dlfb_lab.data.lazy import lazy
 from dlfb_lab.data.source import Examples, inputs_array, target_key
 from dlfb_lab.errors import DataError, OptionError
 
@@ -106,11 +109,23 @@ def _targets(y: Any) -> dict[str, Any]:
     if tables.is_table(y):
         y = tables.with_names(y)
         return {"y": tables.features(y, "target"), "labels": list(y.columns)}
+    _check_room(y)
     array = as_array(y, "y")
     refuse_kind(array, "y")
     if array.ndim == 0:
         raise DataError(f"y is a single value ({array}); it needs one target per example.")
     return {"y": array}
+
+
+def _check_room(y: Any) -> None:
+    """Targets are all looked at before training, so that they have to fit into memory."""
+    unread = lazy(y)
+    free = psutil.virtual_memory().available
+    if unread is not None and unread.nbytes > free // 2:
+        raise DataError(
+            f"y lies in a file and takes {unread.nbytes / 1e9:.3g} GB; {free / 1e9:.3g} GB of memory are free. "
+            "Give an iterable of batches (x, y) instead, which are read one at a time."
+        )
 
 
 def _groups(groups: Any) -> Any:

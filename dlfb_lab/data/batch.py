@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlfb_lab.data.host import Array, as_array, refuse_kind
@@ -65,11 +66,10 @@ def _array(value: Any, what: str) -> Array:
             seen = f"{type(value).__name__} ({str(value)[:40]!r})"
             raise DataError(f"{what} is a {seen}, not an array or a number.") from None
     if array.dtype.kind == "V":
-        try:
-            # bfloat16 and its like, which NumPy knows by name only.
-            return array.astype(np.float32)
-        except (TypeError, ValueError):
-            raise DataError(f"{what} holds {array.dtype} values, not numbers. Give its fields one by one.") from None
+        # bfloat16 and its like, which NumPy knows by name only.
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise DataError(f"{what} holds {array.dtype} values, not numbers. Give its fields one by one.")
+        return array.astype(np.float32)
     return narrow(array, what)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from dlfb_lab.data.host import Array as Array
 from dlfb_lab.data.host import as_array, refuse_kind
 from dlfb_lab.data.lazy import ArrayRows, blocks, lazy
+from dlfb_lab.data.lazy import examples_are_lazy as examples_are_lazy
 from dlfb_lab.data.lazy import is_lazy as is_lazy
 from dlfb_lab.errors import DataError, OptionError, nearest
 
