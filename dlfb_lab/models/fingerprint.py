@@ -56,7 +56,7 @@ def _of(value: Any, seen: dict[int, int]) -> Hashable:
     wrapped = inspect.unwrap(value) if callable(value) and hasattr(value, "__wrapped__") else value
     if wrapped is not value:
         return "wrapped", _of(wrapped, seen)
-    if _is_installed(value) and (isinstance(value, type) or not dataclasses.is_dataclass(value)):
+    if is_installed(value) and (isinstance(value, type) or not dataclasses.is_dataclass(value)):
         return hashable(value)
     if isinstance(value, FunctionType):
         return _of_function(value, seen)
@@ -66,7 +66,7 @@ def _of(value: Any, seen: dict[int, int]) -> Hashable:
 
 
 def _of_function(function: FunctionType, seen: dict[int, int]) -> Hashable:
-    names = sorted(set(_names(function.__code__)))
+    names = sorted(set(names_used(function.__code__)))
     used = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
     cells = [_cell(cell) for cell in function.__closure__ or ()]
     return (
@@ -92,10 +92,12 @@ def _own_members(cls: type) -> list[tuple[str, Any]]:
     """Functions and constants of a class and of those of its bases that are the user's."""
     members: list[tuple[str, Any]] = []
     for base in cls.__mro__:
-        if _is_installed(base):
+        if is_installed(base):
             continue
         for name, member in vars(base).items():
             function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            # A method under jax.jit, nnx.jit or eqx.filter_jit is an object with the function in it.
+            function = inspect.unwrap(function) if callable(function) and not isinstance(function, type) else function
             if name == "__call__" or (isinstance(function, (FunctionType, *_PLAIN)) and not name.startswith("__")):
                 members.append((name, function))
     return members
@@ -106,8 +108,9 @@ def _of_code(code: CodeType) -> Hashable:
     return code.co_code, code.co_names, code.co_varnames, constants
 
 
-def _names(code: CodeType) -> list[str]:
-    return [*code.co_names, *(name for c in code.co_consts if isinstance(c, CodeType) for name in _names(c))]
+def names_used(code: CodeType) -> list[str]:
+    """Returns the names of globals and attributes that code uses, functions inside it included."""
+    return [*code.co_names, *(name for c in code.co_consts if isinstance(c, CodeType) for name in names_used(c))]
 
 
 def _cell(cell: Any) -> Any:
@@ -117,10 +120,11 @@ def _cell(cell: Any) -> Any:
         return None
 
 
-def _is_installed(value: Any) -> bool:
+def is_installed(value: Any) -> bool:
+    """Whether a function, a class or an object's class comes from an installed package, not from the user."""
     owner = value if isinstance(value, type | FunctionType) else type(value)
-    module = sys.modules.get(getattr(owner, "__module__", None) or "")
-    path = getattr(module, "__file__", None)
-    if module is None or path is None:
-        return getattr(owner, "__module__", "") == "builtins"
+    name = getattr(owner, "__module__", None) or ""
+    path = getattr(sys.modules.get(name), "__file__", None)
+    if name == "__main__" or path is None:
+        return name == "builtins"
     return str(path).startswith(_LIBRARIES)
