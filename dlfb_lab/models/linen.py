@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from dlfb_lab.errors import ModelError
 from dlfb_lab.models.fingerprint import fingerprint
@@ -66,15 +67,20 @@ class LinenModel:
     def start(self, rng: jax.Array, x: PyTree) -> tuple[PyTree, PyTree, None]:
         """See `Model.start`."""
         flags = {name: not when_training for name, when_training in self._flags.items()}
-        variables = dict(self.module.init({"params": rng, "dropout": rng}, x, **flags))
+        variables = dict(self.module.init(_streams(rng, rng), x, **flags))
         params = variables.pop("params", {})
         if not jax.tree.leaves(params):
             raise ModelError(f"The model {self.name} has no parameters; there is nothing to train.")
-        return params, variables, None
+        return params, jax.tree.map(_array, variables), None
 
     def finish(self, params: PyTree, extra: PyTree, opt_state: PyTree, step: int) -> LinenState:
         """See `Model.finish`."""
         return LinenState(params, extra, opt_state, step)
+
+
+def _array(value: Any) -> jax.Array:
+    """Returns a number that a module keeps as an array of a type of its own, which it is after a step in any case."""
+    return value if isinstance(value, jax.Array) else jnp.array(value)
 
 
 def train_flags(function: Any) -> dict[str, bool]:
@@ -100,11 +106,16 @@ def linen_apply(
     variables = {"params": params, **extra}
     if not train:
         return apply_fn(variables, x, **arguments), extra
-    arguments["rngs"] = {"dropout": rng, "params": jax.random.fold_in(rng, 1)}
+    arguments["rngs"] = _streams(rng, jax.random.fold_in(rng, 1))
     if not extra:
         return apply_fn(variables, x, **arguments), extra
     outputs, changed = apply_fn(variables, x, mutable=list(extra), **arguments)
     return outputs, {**extra, **{name: _in_form_of(extra[name], new) for name, new in changed.items()}}
+
+
+def _streams(dropout: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
+    """Returns the keys of a call. Flax draws a stream of any other name, such as "noise", from that of "params"."""
+    return {"dropout": dropout, "params": others}
 
 
 def _in_form_of(before: PyTree, after: PyTree) -> PyTree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Hashable, Mapping
@@ -16,8 +17,8 @@ from dlfb_lab.models.fingerprint import fingerprint
 from dlfb_lab.models.linen import linen_apply, train_flags
 from dlfb_lab.models.model import Model, PyTree, hashable, structure
 
-COLLECTIONS = ("batch_stats",)
-"""Fields of a TrainState subclass that are linen collections."""
+NEEDED = ("batch_stats",)
+"""Collections that a module cannot train without changing."""
 
 
 class TrainStateModel:
@@ -41,7 +42,10 @@ class TrainStateModel:
             flags = train_flags(getattr(module, method) if isinstance(method, str) else method)
         flags = {name: value for name, value in flags.items() if name not in bound}
         passes_on = module is not None and takes_any
-        needed = [*flags, *(["mutable"] if self._given()[1] else [])]
+        self._collections = _collections(state)
+        if not passes_on and "mutable" not in names:
+            self._collections = [name for name in self._collections if name in NEEDED]
+        needed = [*flags, *(["mutable"] if self._collections else [])]
         missing = [] if passes_on else [name for name in needed if name not in names]
         if missing:
             raise ModelError(
@@ -70,12 +74,30 @@ class TrainStateModel:
         return params, extra, opt_state
 
     def _given(self) -> tuple[PyTree, PyTree, PyTree]:
-        extra = {name: getattr(self.state, name) for name in COLLECTIONS if getattr(self.state, name, None) is not None}
+        extra = {name: getattr(self.state, name) for name in self._collections}
         return self.state.params, extra, self.state.opt_state
 
     def finish(self, params: PyTree, extra: PyTree, opt_state: PyTree, step: int) -> Any:
         """Returns the user's own state with the trained values in it."""
         return self.state.replace(step=self.state.step + step, params=params, opt_state=opt_state, **extra)
+
+
+def _collections(state: Any) -> list[str]:
+    """Returns those fields of a TrainState subclass that are linen collections: mappings of arrays.
+
+    One that is built as the parameters are is not: it is their moving average, or their mask.
+    """
+    own = {field.name for field in dataclasses.fields(state)} - {"step", "apply_fn", "params", "tx", "opt_state"}
+    fields = {name: getattr(state, name) for name in sorted(own)}
+    form: Any = jax.tree.structure(state.params)
+    return [
+        name
+        for name, value in fields.items()
+        if isinstance(value, Mapping)
+        and jax.tree.leaves(value)
+        and all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(value))
+        and (name in NEEDED or jax.tree.structure(value) != form)
+    ]
 
 
 def unwrapped(apply_fn: Any) -> tuple[Any, Any]:

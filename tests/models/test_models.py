@@ -161,26 +161,6 @@ def test_an_apply_of_params_rather_than_variables_is_told_so(params: Any) -> Non
         train(state)
 
 
-def test_an_nnx_module_is_refused_with_advice_that_works() -> None:
-    from flax import nnx
-
-    class Net(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs) -> None:
-            self.dense, self.dropout = nnx.Linear(3, 1, rngs=rngs), nnx.Dropout(0.1, rngs=rngs)
-
-        def __call__(self, x: jax.Array) -> jax.Array:
-            return self.dropout(self.dense(x))
-
-    model = Net(nnx.Rngs(0))
-    with pytest.raises(ModelError, match=r"`Net` is a Flax NNX module.*nnx\.split\(model, nnx\.Param, \.\.\.\)"):
-        train(model)
-    model.eval()
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    run = train((lambda params, x: nnx.merge(graphdef, params, rest)(x), params), valid=0.25, lr=0.1, steps=50)
-    assert run.history["valid/loss"].dropna().iloc[-1] < run.history["valid/loss"].dropna().iloc[0]
-    assert run.predict(X).shape == (24,)
-
-
 class DropsOut(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
@@ -247,6 +227,56 @@ def test_frozen_batch_statistics_stay_frozen() -> None:
     assert np.any(after["BatchNorm_0"]["mean"] != 0)
 
 
+class Memory(nn.Module):
+    """Keeps a number and an array, each in a collection of its own, and draws from a stream of its own."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        calls = self.variable("counts", "calls", lambda: 0)
+        spectral = self.variable("spectral", "u", jnp.zeros, (3,))
+        self.sow("intermediates", "seen", x)
+        if train and not self.is_initializing():
+            calls.value += 1
+            spectral.value = spectral.value + 1
+            x = x + 100 * jax.random.normal(self.make_rng("noise"), x.shape)
+        return nn.Dense(1)(x)
+
+
+def test_any_collection_is_carried_on_and_any_stream_has_keys(learn: Any) -> None:
+    model = models.adapt(Memory())
+    learned = learn(model)
+    assert set(learned.extra) == {"counts", "spectral"}
+    assert int(learned.extra["counts"]["calls"]) == 5
+    np.testing.assert_array_equal(learned.extra["spectral"]["u"], 5)
+    assert len(set(learned.losses)) == 5
+    np.testing.assert_array_equal(learn(model).losses, learned.losses)
+    _, evaluated = model.apply(learned.params, learned.extra, X, jax.random.key(0), False)
+    assert int(evaluated["counts"]["calls"]) == 5
+
+
+class StateWithMore(TrainState):
+    counts: Any = None
+    spectral: Any = None
+    average: Any = None
+    key: Any = None
+
+
+def test_any_field_that_is_a_collection_is_carried_on(learn: Any) -> None:
+    module = Memory()
+    variables = module.init(jax.random.key(0), X)
+    fields = {"average": variables["params"], "key": jax.random.key(3), "spectral": variables["spectral"]}
+    counts = {"calls": jnp.zeros((), int)}
+    state = StateWithMore.create(apply_fn=module.apply, params=variables["params"], tx=TINY, counts=counts, **fields)
+    model = models.adapt(state)
+    learned = learn(model)
+    after = model.finish(learned.params, learned.extra, state.opt_state, 5)
+    assert int(after.counts["calls"]) == 5
+    np.testing.assert_array_equal(after.spectral["u"], 5)
+    jax.tree.map(np.testing.assert_array_equal, after.average, variables["params"])
+    assert after.key is state.key, "no collection"
+    assert int(state.counts["calls"]) == 0
+
+
 def test_a_train_state_with_a_function_of_the_users_own() -> None:
     def apply_fn(variables: Any, x: jax.Array) -> jax.Array:
         return x @ variables["params"]["w"]
@@ -294,7 +324,7 @@ class Empty(nn.Module):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("MLP", "'MLP'.*str.* is not a model that can be trained"),
+        ("MLP", "'MLP'.*str.* is not a model that can be trained.*linen or nnx.*Equinox.*PyTorch.*Keras.*TrainState"),
         (3, r"\bint\b.* is not a model"),
         (None, r"\bNoneType\b.* is not a model"),
         ({"w": 1.0}, r"\bdict\b.* is not a model"),
