@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from dlfb_lab.models.guest import (
     writable,
 )
 from dlfb_lab.models.model import PyTree
+from dlfb_lab.models.torch_random import Randomness
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"epsilon": 1e-8}),
@@ -107,7 +109,7 @@ class KerasFactory:
 
     def outputs(self, x: PyTree, seed: int) -> Array:
         """See `GuestFactory.outputs`; initial parameters come from Keras's random numbers, whatever the seed."""
-        return self._single(self.forward(x), x)
+        return self.single(self.forward(x), x)
 
     def make(
         self,
@@ -138,7 +140,11 @@ class KerasFactory:
         except Exception as error:
             raise OptionError(f"--optimizer: Keras cannot use it for {self.name}: {one_line(error)}") from error
         _seed(self.model, seed)
-        return KerasGuest(self, _targets(str(self._own_loss()[0]), outputs, sample[1]))
+        randomness = None
+        if self.kind.endswith("torch"):
+            # There, a dropout without a seed of its own draws from PyTorch's random numbers, not from Keras's.
+            randomness = Randomness(self.model.trainable_variables[0].value.device, seed)
+        return KerasGuest(self, _targets(str(self._own_loss()[0]), outputs, sample[1]), randomness)
 
     def forward(self, x: PyTree) -> Any:
         """Returns what the model returns in evaluation mode, as NumPy arrays.
@@ -155,7 +161,12 @@ class KerasFactory:
         """Returns an array as the backend takes it: PyTorch warns of memory that must not be written to."""
         return writable(a) if self.kind.endswith("torch") else np.asarray(a)
 
-    def _single(self, outputs: Any, x: PyTree) -> Array:
+    def single(self, outputs: Any, x: PyTree) -> Array:
+        """Returns outputs that are one array with one row each.
+
+        Raises:
+            ModelError: they are not.
+        """
         rows = len(jax.tree.leaves(x)[0])
         if not isinstance(outputs, np.ndarray) or outputs.shape[:1] != (rows,):
             shape = f" of shape {outputs.shape}" if isinstance(outputs, np.ndarray) else ""
@@ -208,12 +219,14 @@ class KerasGuest:
     Args:
         factory: what it comes from.
         targets: brings encoded targets, shape [rows, ...], into the form that the model's loss takes.
+        randomness: PyTorch's random numbers, where the model draws from them.
     """
 
-    def __init__(self, factory: KerasFactory, targets: Callable[[Any], Any]) -> None:
+    def __init__(self, factory: KerasFactory, targets: Callable[[Any], Any], randomness: Randomness | None) -> None:
         self.kind, self.name, self.versions = factory.kind, factory.name, factory.versions
         self.parameter_count = factory.parameter_count or 0
         self._factory, self._model, self._targets = factory, factory.model, targets
+        self._randomness = randomness
 
     def step(self, batch: PyTree) -> dict[str, float]:
         """See `Guest.step`: the batch's own loss, with what else Keras minimises, and the model's metrics on it.
@@ -223,12 +236,13 @@ class KerasGuest:
         x, y, weights = (*batch, None, None)[:3]
         ready = self._factory.ready
         try:
-            found = self._model.train_on_batch(
-                jax.tree.map(ready, x),
-                jax.tree.map(ready, self._targets(y)),
-                None if weights is None else ready(weights),
-                return_dict=True,
-            )
+            with self._randomness.training() if self._randomness else nullcontext():
+                found = self._model.train_on_batch(
+                    jax.tree.map(ready, x),
+                    jax.tree.map(ready, self._targets(y)),
+                    None if weights is None else ready(weights),
+                    return_dict=True,
+                )
         except Exception as error:
             raise ModelError(f"Keras's training step failed on {_described(x)}: {one_line(error)}") from error
         if "loss" not in found:
@@ -237,7 +251,8 @@ class KerasGuest:
 
     def outputs(self, x: PyTree) -> Array:
         """See `Guest.outputs`. All rows in one call."""
-        return self._factory.outputs(x, 0)
+        with self._randomness.evaluation() if self._randomness else nullcontext():
+            return self._factory.single(self._factory.forward(x), x)
 
     def scores(self, outputs: Array, y: Array) -> dict[str, float]:
         """Returns the loss and the model's own metrics of outputs beside encoded targets, shape [rows, ...]."""
@@ -254,12 +269,16 @@ class KerasGuest:
 
     def keep(self) -> Any:
         """See `Guest.keep`."""
-        return [np.array(_keras().ops.convert_to_numpy(v.value)) for v in self._variables()]
+        values = [np.array(_keras().ops.convert_to_numpy(v.value)) for v in self._variables()]
+        return values, self._randomness.states if self._randomness else None
 
     def restore(self, kept: Any) -> None:
         """See `Guest.restore`."""
-        for variable, value in zip(self._variables(), kept, strict=True):
+        values, states = kept
+        for variable, value in zip(self._variables(), values, strict=True):
             variable.assign(value.copy())
+        if self._randomness:
+            self._randomness.states = states
 
     def finish(self) -> Any:
         """Returns the user's own model, trained."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
 from dlfb_lab.models.guest import USUAL_RATE, Array, Chosen, OwnLoss, optimizer_name, rate, rate_once, writable
 from dlfb_lab.models.model import PyTree
+from dlfb_lab.models.torch_random import Randomness
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {}),
@@ -159,25 +159,8 @@ class Forward:
             )
         self.dtype = first.dtype if first.is_floating_point() else torch.float32
         self._host_dtype = np.float64 if self.dtype == torch.float64 else np.float32
-        self._generators = [torch.default_generator]
-        if self.device.type == "cuda":
-            self._generators.append(torch.cuda.default_generators[self.device.index or 0])
-        self._first = [torch.Generator(g.device).manual_seed(seed).get_state() for g in self._generators]
-        self.random_states = list(self._first)
+        self.randomness = Randomness(self.device, seed)
         self._copies = True
-
-    @contextmanager
-    def randomness(self, states: list[Any]) -> Iterator[None]:
-        """Draws from `states`, brings them up to date, and leaves the user's own random numbers where they were."""
-        before = [generator.get_state() for generator in self._generators]
-        for generator, state in zip(self._generators, states, strict=True):
-            generator.set_state(state)
-        try:
-            yield
-        finally:
-            for i, generator in enumerate(self._generators):
-                states[i] = generator.get_state()
-                generator.set_state(before[i])
 
     def train(self) -> None:
         """Puts the module into training mode, but for what the user froze."""
@@ -215,7 +198,7 @@ class Forward:
         if self.module.training:
             self.module.eval()
         try:
-            with torch.no_grad(), self.randomness(list(self._first)):
+            with torch.no_grad(), self.randomness.evaluation():
                 inputs = self.inputs(x)
                 outputs = self.module(inputs)
             # A module that writes to its inputs is given copies. Whether it does is seen on a copy, at the first call.
@@ -274,7 +257,7 @@ class TorchGuest:
         forward = self._forward
         forward.train()
         try:
-            with forward.randomness(forward.random_states):
+            with forward.randomness.training():
                 self.optimizer.zero_grad()
                 loss = self._value(self._module(forward.inputs(x)), y)
                 loss.backward()
@@ -304,7 +287,7 @@ class TorchGuest:
 
     def keep(self) -> Any:
         """See `Guest.keep`."""
-        states = self._module.state_dict(), self.optimizer.state_dict(), self._forward.random_states
+        states = self._module.state_dict(), self.optimizer.state_dict(), self._forward.randomness.states
         return copy.deepcopy(states)
 
     def restore(self, kept: Any) -> None:
@@ -313,7 +296,7 @@ class TorchGuest:
         module, optimizer, random_states = copy.deepcopy(kept)
         self._module.load_state_dict(module)
         self.optimizer.load_state_dict(optimizer)
-        self._forward.random_states = random_states
+        self._forward.randomness.states = random_states
 
     def finish(self) -> Any:
         """Returns the user's own module, trained, in evaluation mode and without gradients."""
