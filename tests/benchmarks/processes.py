@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 import time
@@ -40,11 +41,17 @@ class Reply:
 
 
 class Kernel:
-    """A kernel, and a client that behaves as a notebook front end: it takes input, and reads all output at once."""
+    """A kernel, and a client that behaves as a notebook front end: it takes input, and reads all output at once.
 
-    def __init__(self) -> None:
+    Args:
+        environment: variables that it gets beside this process's.
+    """
+
+    def __init__(self, **environment: str) -> None:
         self._manager = KernelManager(kernel_name="python3")
-        self._manager.start_kernel(cwd=str(HERE), extra_arguments=["--log-level=ERROR"])
+        self._manager.start_kernel(
+            cwd=str(HERE), extra_arguments=["--log-level=ERROR"], env={**os.environ, **environment}
+        )
         self._client = self._manager.client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=60)

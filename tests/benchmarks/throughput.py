@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 from peers import PEERS
 from processes import Failed, Kernel, Worker
+from turns import in_turn
 from workloads import Workload
 
 OURS = "dlfb"
@@ -18,14 +20,15 @@ def measure(workload: Workload, peers: Sequence[str], repeats: int) -> dict[str,
     """Times each peer `repeats` times, after one call that compiles; the order turns with each repeat."""
     kernel = Kernel()
     workers: list[Worker] = []
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] = {name: "not asked for" for name in workload.peers if name not in peers}
     calls: dict[str, Callable[[int], dict[str, Any]]] = {}
-    runs: dict[str, list[dict[str, Any]]] = {}
     first: dict[str, dict[str, Any]] = {}
     try:
         kernel.run("from timing import timed\nfrom workloads import WORKLOADS")
-        for name in peers:
+        for name in workload.peers:
             peer = PEERS[name]
+            if name in skipped:
+                continue
             if find_spec(peer.needs) is None:
                 skipped[name] = f"{peer.needs} is not installed"
                 continue
@@ -41,23 +44,32 @@ def measure(workload: Workload, peers: Sequence[str], repeats: int) -> dict[str,
             except Failed as error:
                 skipped[name] = str(error)
                 del calls[name]
-        order = list(calls)
-        for repeat in range(repeats):
-            turned = order[repeat % len(order) :] + order[: repeat % len(order)] if order else []
-            for name in turned:
-                runs.setdefault(name, []).append(calls[name](workload.epochs_of(name)))
+                continue
+            ours = first.get(OURS, first[name])["device"]
+            if first[name]["device"] != ours:
+                skipped[name] = f"it runs on the {first[name]['device']}, ours on the {ours}"
+                del calls[name]
+        runs = in_turn(
+            {name: partial(call, workload.epochs_of(name)) for name, call in calls.items()},
+            min(repeats, workload.repeats),
+        )
         if OURS in calls:
             kernel.run("peers.dlfb.clean()")
     finally:
         for worker in workers:
             worker.close()
         kernel.close()
-    results = {name: _summary(workload, name, first[name], runs.get(name, [])) for name in calls}
+    results = {name: _summary(workload, name, first[name], runs[name]) for name in calls}
+    ratios = _ratios(results)
+    best = min(ratios, key=ratios.__getitem__) if ratios and not skipped else None
     return {
         "peers": results,
         "skipped": skipped,
-        "ours_over": _ratios(results),
+        "ours_over": ratios,
         "ours_over_least": _ratios(results, min),
+        # Only where every peer was there: the best of some is not the best.
+        "best_peer": best,
+        "ours_over_best": ratios[best] if best else None,
     }
 
 
@@ -75,6 +87,7 @@ def _summary(workload: Workload, name: str, first: dict[str, Any], runs: list[di
     last = runs[-1] if runs else first
     result = {
         "title": PEERS[name].title,
+        "device": last["device"],
         "epochs": workload.epochs_of(name),
         "steps": last["steps"],
         "last_loss": last["last_loss"],
@@ -85,7 +98,7 @@ def _summary(workload: Workload, name: str, first: dict[str, Any], runs: list[di
     }
     if name == OURS:
         result["view"] = last["view"]
-        result["runs"] = runs
+        result["runs"] = [first, *runs]
     return result
 
 
@@ -108,8 +121,9 @@ def lines(result: dict[str, Any]) -> list[str]:
                 f"{ratios[name]:8.2f}x" for ratios in (result["ours_over"], result["ours_over_least"]) if name in ratios
             )
             low, high = min(r["seconds"]), max(r["seconds"])
-            out.append(f"{r['title']:54} {r['median_s']:9.3f} {low:8.3f} {high:8.3f} {r['steps_per_s']:9,.0f} {ratio}")
+            out.append(f"{r['title']:54} {r['median_s']:9.3f} {low:8.3f} {high:8.3f} {r['steps_per_s']:9,.1f} {ratio}")
     ours = result["peers"].get(OURS)
     if ours:
         out.append(f"our live view: {ours['view'] or 'OFF'}; our first call {ours['first_call_s']:.2f} s")
+        out += [f"our plan: {plan}" for plan in dict.fromkeys(p for run in ours["runs"] for p in run["plans"])]
     return out + [f"skipped {PEERS[name].title}: {why}" for name, why in result["skipped"].items()]

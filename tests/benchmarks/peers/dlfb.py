@@ -6,33 +6,49 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
+import jax
 from workloads import LEARNING_RATE, Workload
 
 import dlfb_lab
-from peers.network import MLP
+from dlfb_lab.views import bundle
+from peers.network import network
 
 
-def prepare(workload: Workload) -> Callable[[int], dict[str, Any]]:
+def prepare(workload: Workload, *, view: bool = True, **options: Any) -> Callable[[int], dict[str, Any]]:
+    """Returns what trains a workload, with further options of `dlfb_lab.train`; without a view only to time it."""
     x, y = workload.data()
-    model = MLP(workload.hidden, workload.classes)
+    model = network(workload)
 
     def train(epochs: int) -> dict[str, Any]:
+        hidden = nullcontext() if view else mock.patch.object(bundle, "open_view", lambda run, control: [])
         called = time.time()
-        run = dlfb_lab.train(
-            model, (x, y), epochs=epochs, batch_size=workload.batch, optimizer="adam", lr=LEARNING_RATE, store=STORE
-        )
+        with hidden:
+            run = dlfb_lab.train(
+                model,
+                (x, y),
+                epochs=epochs,
+                batch_size=workload.batch,
+                optimizer="adam",
+                lr=LEARNING_RATE,
+                store=STORE,
+                **options,
+            )
         returned = time.time()
         blocks = run.record.blocks
         per_epoch = -(-len(x) // workload.batch)
         return {
             "steps": run.record.step,
             "last_loss": float(run.record.losses()[1][-per_epoch:].mean()),
+            "device": jax.default_backend(),
             "view": type(run.dashboard).__name__ if run.dashboard is not None else None,
             "journal_bytes": sum(f.stat().st_size for f in run.path.iterdir()) if run.path is not None else None,
             "compilations": len(run.record.compilations),
             "dispatches": sum(b.dispatches for b in blocks),
+            "plans": [f"{e.plan}: {e.reason}" for e in run.record.events if e.kind == "plan_chosen"],
             # Where the call's time went, from the times in its own journal.
             "until_started_s": run.record.events[0].time_s - called,
             "in_dispatches_s": sum(b.duration_s for b in blocks),

@@ -27,6 +27,10 @@ def prepare(workload: Workload) -> Callable[[int], dict[str, Any]]:
                 state, loss = train_step(state, x[rows], y[rows])
                 losses.append(float(loss))
         jax.block_until_ready(state)
-        return {"steps": len(losses), "last_loss": float(np.mean(losses[-(len(losses) // epochs) :]))}
+        return {
+            "steps": len(losses),
+            "last_loss": float(np.mean(losses[-(len(losses) // epochs) :])),
+            "device": jax.default_backend(),
+        }
 
     return train

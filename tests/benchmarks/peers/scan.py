@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.training.train_state import TrainState
 from workloads import Workload
 
-from peers.network import state_maker, update
+from peers.network import State, state_maker, update
 
 
 def prepare(workload: Workload) -> Callable[[int], dict[str, Any]]:
@@ -23,10 +22,10 @@ def prepare(workload: Workload) -> Callable[[int], dict[str, Any]]:
     steps = len(x) // workload.batch
 
     @partial(jax.jit, donate_argnums=0)
-    def train_epoch(state: TrainState, x: jax.Array, y: jax.Array, key: jax.Array) -> tuple[TrainState, jax.Array]:
+    def train_epoch(state: State, x: jax.Array, y: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
         order = jax.random.permutation(key, len(x))[: steps * workload.batch]
 
-        def step(state: TrainState, rows: jax.Array) -> tuple[TrainState, jax.Array]:
+        def step(state: State, rows: jax.Array) -> tuple[State, jax.Array]:
             return update(state, x[rows], y[rows])
 
         return jax.lax.scan(step, state, order.reshape(steps, workload.batch))
@@ -40,6 +39,6 @@ def prepare(workload: Workload) -> Callable[[int], dict[str, Any]]:
             state, values = train_epoch(state, *on_device, epoch_key)
             losses.append(np.asarray(values))
         jax.block_until_ready(state)
-        return {"steps": steps * epochs, "last_loss": float(losses[-1].mean())}
+        return {"steps": steps * epochs, "last_loss": float(losses[-1].mean()), "device": jax.default_backend()}
 
     return train

@@ -1,0 +1,114 @@
+"""Training on a generator that is slower than the device: the whole call over the generator's own time.
+
+Two generators: one waits, as for a disk or a network; one computes in Python, as a parser of text does, and so
+competes for the interpreter's lock and for the cores.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import numpy as np
+from processes import Kernel
+from turns import in_turn
+
+BATCHES, ROWS, FEATURES = 500, 256, 64
+WAIT_S = 0.01
+MOST = 1.05
+REPEATS = 4
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+SETUP = """
+import tempfile
+import dlfb_lab, streaming
+from peers.network import MLP
+from timing import timed
+streaming_store = tempfile.TemporaryDirectory(prefix="dlfb-bench-")
+def alone(kind):
+    return lambda batches: streaming.alone(kind, batches)
+def trained(kind):
+    def train(batches):
+        run = dlfb_lab.train(
+            MLP((64,), 2), streaming.KINDS[kind](batches), task="binary", steps=batches, store=streaming_store.name
+        )
+        return {"steps": run.record.step, "plans": [e.plan for e in run.record.events if e.kind == "plan_chosen"]}
+    return train
+"""
+
+
+def waiting(batches: int) -> Iterator[Batch]:
+    """Yields batches, 10 ms after one another."""
+    x, y = _rows()
+    for _ in range(batches):
+        time.sleep(WAIT_S)
+        yield x, y
+
+
+def parsing(batches: int) -> Iterator[Batch]:
+    """Yields batches that it reads from text."""
+    x, y = _rows()
+    text = [json.dumps([int(label), *map(float, row)]) for row, label in zip(x, y, strict=True)]
+    for _ in range(batches):
+        table = np.asarray([json.loads(line) for line in text], np.float32)
+        yield table[:, 1:], table[:, 0].astype(np.int32)
+
+
+KINDS: dict[str, Callable[[int], Iterator[Batch]]] = {"waiting": waiting, "parsing": parsing}
+
+
+def alone(kind: str, batches: int) -> dict[str, Any]:
+    """Runs a generator to its end, and does nothing with what it yields."""
+    return {"steps": sum(1 for _ in KINDS[kind](batches))}
+
+
+def _rows() -> Batch:
+    x = np.random.default_rng(0).standard_normal((ROWS, FEATURES), dtype=np.float32)
+    return x, (x[:, 0] * x[:, 1] > 0).astype(np.int32)
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """Runs each generator alone and under training, in turn, after a short training that compiles."""
+    kernel = Kernel()
+    try:
+        kernel.run(SETUP)
+
+        def call(how: str, kind: str, batches: int = BATCHES) -> Any:
+            return kernel.run(f"_said = timed({how}({kind!r}), {batches})", "_said").value
+
+        for kind in KINDS:
+            call("trained", kind, 20)
+        runs = in_turn(
+            {
+                f"{how} {kind}": lambda how=how, kind=kind: call(how, kind)
+                for kind in KINDS
+                for how in ("alone", "trained")
+            },
+            min(repeats, REPEATS),
+        )
+    finally:
+        kernel.close()
+    medians = {name: median(run["seconds"] for run in said) for name, said in runs.items()}
+    ratios = {kind: medians[f"trained {kind}"] / medians[f"alone {kind}"] for kind in KINDS}
+    return {
+        "batches": BATCHES,
+        "runs": runs,
+        "median_s": medians,
+        "trained_over_alone": ratios,
+        "worst": max(ratios.values()),
+        "at_most": MOST,
+    }
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """Returns the result as text."""
+    seconds = result["median_s"]
+    return [
+        f"a generator {kind}: alone {seconds[f'alone {kind}']:.3f} s, trained on {seconds[f'trained {kind}']:.3f} s: "
+        f"{ratio:.3f} (target at most {MOST})"
+        for kind, ratio in result["trained_over_alone"].items()
+    ]
