@@ -18,7 +18,7 @@ from dlfb_lab.models.calls import Call, by_name, check_taken, raw
 from dlfb_lab.models.fingerprint import fingerprint
 from dlfb_lab.models.forms import Form, is_array, is_number, is_weak, settled, strong
 from dlfb_lab.models.model import PyTree, Values, hashable
-from dlfb_lab.models.returns import FORMS, kind, losses, number, scores
+from dlfb_lab.models.returns import FORMS, is_scalar, kind, losses, number, scores
 
 NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
@@ -276,7 +276,8 @@ def _advanced(
 
 def _scored(way: Way, carried: Carried, batch: PyTree, rng: jax.Array) -> Values:
     returned = _called(way, carried, batch, rng)
-    if isinstance(returned, tuple | list) and len(returned) == 2 and way.state.fits(returned[0]):
+    pair = isinstance(returned, tuple | list) and len(returned) == 2
+    if pair and way.state.fits(returned[0]) and not is_scalar(returned[0]):
         returned = returned[1]
     return _read(way, scores(returned, way.call.who))
 

@@ -410,6 +410,36 @@ def test_a_step_made_for_keys_of_the_new_style_gets_one_from_an_old_one() -> Non
     np.testing.assert_allclose(values["loss"], noise(jax.random.key(3)), rtol=1e-6)
 
 
+def test_a_state_of_one_array_is_not_taken_for_a_loss() -> None:
+    step = lambda state, batch: (state + 1, state.sum())  # noqa: E731
+    own = own_step(step, jnp.zeros(2), BATCHES[0], lambda state, batch: (state.sum(), {"n": len(batch[0])}))
+    state, history = drive(own, BATCHES[:3])
+    assert curve(history) == [0, 2, 4]
+    assert own.evaluate(state, BATCHES[0], jax.random.key(0)) == {"loss": 6, "n": 8}
+
+
+def test_several_members_step_at_once() -> None:
+    def step(state: Any, batch: Any, key: Any) -> Any:
+        return {"w": state["w"] + noise(key)}, state["w"].sum()
+
+    own = own_step(step, {"w": jnp.zeros(2)}, BATCHES[0])
+    one = own.start(jax.random.key(0), BATCHES[0])
+    keys = jax.random.split(jax.random.key(1), 3)
+    states = jax.tree.map(lambda a: jnp.stack([a] * 3), one)
+    states, _ = jax.jit(jax.vmap(own.step, in_axes=(0, None, 0, None)))(states, BATCHES[0], keys, np.bool_(True))
+    expected = [float(noise(key)) for key in keys]
+    np.testing.assert_allclose(states.state["w"][:, 0], expected, rtol=1e-6)
+
+
+def test_a_step_runs_without_jit_for_debugging() -> None:
+    with jax.disable_jit():
+        own = own_step(plain_step, train_state(), BATCHES[0])
+        assert own.traces
+        state = own.start(jax.random.key(0), BATCHES[0])
+        state, values = own.step(state, BATCHES[0], jax.random.key(0), np.bool_(True))
+    assert float(values["loss"]) == pytest.approx(by_hand(plain_step, train_state(), BATCHES[:1])[1][0], rel=1e-6)
+
+
 # 3. Batches
 
 TOTAL = float(X[:8].sum() + Y[:8].sum())
