@@ -39,9 +39,7 @@ class EquinoxModel:
             raise ModelError(f"The model {self.name} holds no arrays of floats; there is nothing to train.")
         extra = {"constants": eqx.filter(rest, eqx.is_array), "state": state}
         self._extra = {name: values for name, values in extra.items() if jax.tree.leaves(values)}
-        self._shaped = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if eqx.is_array(a) else a, (module, state)
-        )
+        self._shaped = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if eqx.is_array(a) else a, module)
         self._call = _Call(module, state is not None)
         self.apply = partial(equinox_apply, self._call)
 
@@ -75,7 +73,7 @@ class EquinoxModel:
 
     def finish(self, params: PyTree, extra: PyTree, opt_state: PyTree, step: int) -> Any:
         """Returns a trained module, in the mode of the user's own; beside it the state, where there is one."""
-        module = _equinox().combine(params, extra.get("constants"), self._static)
+        module = _combined(params, extra, self._static)
         return (module, extra["state"]) if "state" in extra else module
 
 
@@ -108,7 +106,7 @@ class _Call:
         self, mapped: bool, train: bool, params: PyTree, extra: PyTree, x: PyTree, rng: jax.Array
     ) -> tuple[Any, PyTree]:
         """Returns the outputs for a batch, and the extra collections afterwards."""
-        module = _equinox().combine(params, extra.get("constants"), self.static[train])
+        module = _combined(params, extra, self.static[train])
         one = partial(self._one, module, train)
         if mapped:
             rng = jax.random.split(rng, len(jax.tree.leaves(x)[0]))
@@ -159,6 +157,11 @@ def equinox_apply(
 ) -> tuple[Any, PyTree]:
     """Calls an Equinox module on a batch; see `Apply`."""
     return call(call.maps(params, extra, x), train, params, extra, x, rng)
+
+
+def _combined(params: PyTree, extra: PyTree, static: PyTree) -> Any:
+    constants = [extra["constants"]] if "constants" in extra else []
+    return _equinox().combine(params, *constants, static)
 
 
 def _equinox() -> Any:
