@@ -186,7 +186,7 @@ def _keep(
     request: TrainRequest, session: Session, rows_of: dict[str, Array]
 ) -> tuple[journal.Journal | None, list[tuple[Literal["info", "warning"], str]]]:
     """Makes the run's folder; where that fails, training goes on without one."""
-    name = session.experiment.name
+    name, task = session.experiment.name, session.experiment.task
     store = journal.store_folder(request.store)
     try:
         same = sum(started.name == name for _, started in journal.list_runs(store)) if request.name else 0
@@ -196,7 +196,7 @@ def _keep(
             kept.path,
             {
                 "features": session.feature_names,
-                "classes": list(session.experiment.task.classes),
+                "classes": list(task.classes) if task is not None else [],
                 "scaling": session.scaling.to_json() if session.scaling is not None else None,
             },
         )

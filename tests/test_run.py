@@ -406,7 +406,8 @@ def test_a_run_whose_folder_was_deleted_still_scores(tmp_path: Path) -> None:
 
 def test_no_rows_are_kept_on_the_device_after_training(store: Path) -> None:
     run = dlfb_lab.train(Linear(), (X, X[:, 0]), valid=0.3, steps=1, store=store)
-    assert run._session.evaluator._on_device == {}
+    trainer = run._session.trainer
+    assert (trainer._data, trainer._rest, trainer.learner.evaluator._on_device) == (None, (None, None, None), {})
 
 
 def test_the_journal_of_a_run_is_strict_json_and_holds_its_settings(run: Run) -> None:

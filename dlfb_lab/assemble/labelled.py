@@ -9,12 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from dlfb_lab import data as sources
-from dlfb_lab.assemble.request import TrainRequest, is_fraction
+from dlfb_lab.assemble.request import TrainRequest, is_fraction, rows_asked
 from dlfb_lab.data import splits
+from dlfb_lab.data.batch import inputs_of, pair
 from dlfb_lab.data.lazy import examples_are_lazy
 from dlfb_lab.data.scaling import Scaling, device_inputs, flattened
 from dlfb_lab.data.source import Array, Examples
-from dlfb_lab.data.stream import Stream, pair, read_all
+from dlfb_lab.data.stream import Stream, read_all
 from dlfb_lab.data.tables import is_table
 from dlfb_lab.engine import losses
 from dlfb_lab.engine import task as tasks
@@ -67,14 +68,10 @@ def prepare(r: TrainRequest, outputs_of: Callable[[Any], tuple[int, ...]]) -> Pr
     """
     tasks.check_name(r.task)
     if r.task == "reconstruction" and r.target is None:
-        read = sources.read_inputs(r.data, r.groups)
+        read = sources.read_inputs(r.data, groups=r.groups, batch_size=rows_asked(r), seed=int(r.seed))
     else:
-        read = sources.read(r.data, target=r.target, groups=r.groups, batch_size=_batch(r))
+        read = sources.read(r.data, target=r.target, groups=r.groups, batch_size=rows_asked(r), seed=int(r.seed))
     return _of_stream(r, read, outputs_of) if isinstance(read, Stream) else _of_rows(r, read)
-
-
-def _batch(r: TrainRequest) -> int | None:
-    return r.batch_size if isinstance(r.batch_size, int) else None
 
 
 def _of_rows(r: TrainRequest, examples: Examples) -> Prepared:
@@ -128,7 +125,10 @@ def _of_stream(r: TrainRequest, stream: Stream, outputs_of: Callable[[Any], tupl
         raise OptionError(f"--groups: the data are a {stream.name}; groups are kept whole when rows are divided.")
 
     def split(batch: Any) -> tuple[Any, Array]:
-        return pair(batch, r.target) if r.task != "reconstruction" else (batch, batch)
+        if r.task != "reconstruction" or r.target is not None:
+            return pair(batch, r.target)
+        x = inputs_of(batch)
+        return x, x
 
     x, y = split(stream.first)
     task = tasks.infer_from_batch(y, r.task, outputs_of(x), losses.regression_only(r.loss))
@@ -213,7 +213,8 @@ def _read_set(r: TrainRequest, new: Any, what: str) -> Examples:
         groups = None
     try:
         if r.task == "reconstruction" and r.target is None:
-            return sources.read_inputs(new, groups)
+            read = sources.read_inputs(new, groups=groups)
+            return read_all(read, reconstruct=True) if isinstance(read, Stream) else read
         read = sources.read(new, target=None if is_pair else r.target, groups=groups)
         return read_all(read, r.target) if isinstance(read, Stream) else read
     except (DataError, OptionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,10 +10,11 @@ import numpy as np
 
 from dlfb_lab import data as sources
 from dlfb_lab.assemble.labelled import Notices, Prepared
-from dlfb_lab.assemble.request import TrainRequest, is_fraction
+from dlfb_lab.assemble.request import TrainRequest, is_fraction, rows_asked
 from dlfb_lab.data import splits
+from dlfb_lab.data.batch import pair
 from dlfb_lab.data.source import Array, Examples
-from dlfb_lab.data.stream import Stream
+from dlfb_lab.data.stream import Stream, joined, read_all
 from dlfb_lab.engine.experiment import Experiment
 from dlfb_lab.engine.feed import Rows, Streamed
 from dlfb_lab.errors import DataError, OptionError
@@ -56,6 +58,7 @@ def prepare(r: TrainRequest, pairs: bool = False) -> Prepared:
     rows_of |= {name: np.arange(len(part)) for name, part in given.items()}
     parts |= given
     order = [name for name in ("train", "valid", "test") if name in parts]
+    rows_of = {name: rows_of[name] for name in order}
     rows = "the whole at once" if read.count is None else f"{read.count:,} rows"
 
     def notices(experiment: Experiment, target_shape: tuple[int, ...]) -> Notices:
@@ -64,25 +67,31 @@ def prepare(r: TrainRequest, pairs: bool = False) -> Prepared:
     return Prepared(
         train=parts["train"],
         parts={name: parts[name] for name in order},
-        rows_of={name: rows_of[name] for name in order},
+        rows_of=rows_of,
         task=None,
         task_sentence=f"a step of your own, {rows}",
-        split_hash=splits.fingerprint({name: rows_of[name] for name in order}, {}),
+        # Which of the arrays are targets is not known here, so that the rows alone are counted.
+        split_hash=splits.fingerprint(rows_of, rows_of),
         read=lambda new: _part(r, new, "the data", pairs),
         notices=notices,
     )
 
 
-def _read(r: TrainRequest, data: Any, pairs: bool) -> Rows | Stream:
-    batch = r.batch_size if isinstance(r.batch_size, int) else None
+def _read(r: TrainRequest, data: Any, pairs: bool, whole: bool = False) -> Rows | Stream:
+    """Reads rows, or a stream; with `whole` a stream is read to its end."""
+    asked: dict[str, Any] = {"batch_size": rows_asked(r), "seed": int(r.seed)}
     if pairs:
-        found = sources.read(data, target=r.target, groups=r.groups, batch_size=batch)
-        return Rows((found.x, _numbers(found)), len(found)) if isinstance(found, Examples) else found
-    stream = sources.read_stream(data, batch_size=batch)
-    if stream is not None:
-        return stream
-    tree, aligned = sources.read_tree(data)
-    return Rows(tree, len(jax.tree.leaves(tree)[0]) if aligned else None)
+        read = sources.read(data, target=r.target, groups=r.groups, **asked)
+        if isinstance(read, Stream):
+            read = read_all(read, r.target) if whole else read
+        return Rows((read.x, _numbers(read)), len(read)) if isinstance(read, Examples) else read
+    found = sources.read_tree(data, **asked)
+    if isinstance(found, Stream):
+        if not whole:
+            return found
+        tree = joined(found)
+        return Rows(tree, len(jax.tree.leaves(tree)[0]))
+    return Rows(found.tree, found.rows)
 
 
 def _numbers(examples: Examples) -> Array:
@@ -116,11 +125,10 @@ def _taken(rows: Rows, numbers: Array) -> Rows:
 
 def _part(r: TrainRequest, data: Any, what: str, pairs: bool) -> Rows:
     try:
-        read = _read(r, data, pairs)
-        if isinstance(read, Stream):
-            raise DataError(f"a {read.name} cannot be evaluated on. Give arrays.")
+        read = _read(r, data, pairs, whole=True)
     except (DataError, OptionError) as error:
         raise type(error)(f"{what}: {error}") from error
+    assert isinstance(read, Rows)
     return read
 
 
@@ -139,7 +147,7 @@ def _of_stream(r: TrainRequest, stream: Stream, pairs: bool) -> Prepared:
             yield "info", text
 
     return Prepared(
-        train=Streamed(stream, _same),
+        train=Streamed(stream, _pair(r) if pairs else _same),
         parts=dict(given),
         rows_of={name: np.arange(len(part)) for name, part in given.items()},
         task=None,
@@ -148,6 +156,10 @@ def _of_stream(r: TrainRequest, stream: Stream, pairs: bool) -> Prepared:
         read=lambda new: _part(r, new, "the data", pairs),
         notices=notices,
     )
+
+
+def _pair(r: TrainRequest) -> Callable[[PyTree], PyTree]:
+    return lambda batch: pair(batch, r.target)
 
 
 def _same(batch: PyTree) -> PyTree:

@@ -123,6 +123,11 @@ def batch_of(keyword: str, asked: Any, rows: int) -> int:
     return size
 
 
+def rows_asked(r: TrainRequest) -> int | None:
+    """Returns the batch size that was asked for as a number, for data that come one example at a time."""
+    return count("batch_size", r.batch_size) if r.batch_size != "full" else None
+
+
 def is_fraction(asked: Any) -> bool:
     """Whether a part of the data was asked for as a fraction of the rows."""
     return isinstance(asked, int | float | np.number) and not isinstance(asked, bool)

@@ -38,11 +38,8 @@ class Learner(Protocol):
     traces: bool
     hyper: Hyper
 
-    def baseline(self) -> Iterator[Event]:
-        """Scores the obvious baseline, if there is one."""
-
     def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
-        """Returns the state before the first step."""
+        """Returns the state before the first step; scores the obvious baseline, if there is one."""
 
     def prepare_evaluation(self, state: PyTree) -> Iterator[Event]:
         """Compiles what evaluations need."""
@@ -109,8 +106,7 @@ class ModelLearner:
         each = [{**numbers, **member.hyper} for member in members]
         return {name: jnp.asarray([one[name] for one in each], float) for name in numbers}
 
-    def baseline(self) -> Iterator[Event]:
-        """See `Learner`: the majority class, the class frequencies, or the mean."""
+    def _baseline(self) -> Iterator[Event]:
         train, valid = self.experiment.train, self.experiment.valid
         yield from baseline_event(
             train if isinstance(train, Part) else None,
@@ -122,6 +118,10 @@ class ModelLearner:
     def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
         """See `Learner`."""
         e, model, optimizer = self.experiment, self.model, self.optimizer
+        # The baseline comes first, for it is there at once; but beside a loss of the user's own, only the outputs
+        # of a model tell whether a prediction is a probability or a logit.
+        if not self.evaluator.loss.own:
+            yield from self._baseline()
         # A single row is enough to initialise, and the same program serves every batch size.
         first_row = jax.tree.map(lambda a: a[:1], batch[0])
         given = e.init_from
@@ -151,6 +151,8 @@ class ModelLearner:
             yield from compilation(program.name, took, "first run of this model")
             state = run(key, first_row, self.hyper, given)
         yield from self._check_squashed(state, batch)
+        if self.evaluator.loss.own:
+            yield from self._baseline()
         yield from self.news(0)
         return state
 
@@ -254,10 +256,6 @@ class StepLearner:
         self.hyper: Hyper = {}
         self._news: list[Event] = []
         self._key = jax.random.fold_in(jax.random.key(experiment.seed), 3)
-
-    def baseline(self) -> Iterator[Event]:
-        """See `Learner`: what it would be is not known of an own step."""
-        yield from ()
 
     def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
         """See `Learner`."""

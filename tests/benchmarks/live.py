@@ -35,7 +35,9 @@ import json, time
 import flax.linen as nn, numpy as np
 import dlfb_lab
 from dlfb_lab import journal
-from dlfb_lab.engine import clock, loop
+from dlfb_lab.engine import clock
+from dlfb_lab.engine.resident import ResidentTrainer
+from dlfb_lab.engine.resident import ResidentTrainer
 dlfb_lab.load_ipython_extension(get_ipython())
 AGE_S = {age}
 class OldClock(clock.Clock):
@@ -48,12 +50,12 @@ def init(self, *arguments):
     opened(self, *arguments)
     self._opened_s -= AGE_S
 journal.Journal.__init__ = init
-dispatched, dispatch = [], loop._Training._dispatch
+dispatched, dispatch = [], ResidentTrainer.run
 def noted(self, count):
     losses = dispatch(self, count)
-    dispatched.append((self.step, time.time()))
+    dispatched.append((self._step, time.time()))
     return losses
-loop._Training._dispatch = noted
+ResidentTrainer.run = noted
 rng = np.random.default_rng(0)
 x = rng.normal(size=({rows}, {columns})).astype("f4")
 y = (x[:, 0] > 0).astype(int)

@@ -20,7 +20,7 @@ from flax.training.train_state import TrainState
 from dlfb_lab import assemble, inbox
 from dlfb_lab.assemble import TrainRequest
 from dlfb_lab.engine import clock, control, loop
-from dlfb_lab.engine.loop import Trained
+from dlfb_lab.engine.trainer import Trained
 from dlfb_lab.events import Compilation, Evaluation, Event, Losses, Notice, RunStarted, Status
 from dlfb_lab.record import Record
 
@@ -54,7 +54,7 @@ def table(params: jax.Array, x: jax.Array) -> jax.Array:
 
 def start(model: Any, data: Any = (X, Y), **options: Any) -> tuple[assemble.Session, Iterator[Event]]:
     session, _ = assemble.session(TrainRequest(model=model, data=data, **options))
-    return session, loop.train(session.experiment, session.plan, session.control, session.evaluator, "id")
+    return session, loop.train(session.experiment, session.plan, session.control, session.trainer, "id")
 
 
 def train(model: Any, data: Any = (X, Y), **options: Any) -> tuple[list[Event], Trained]:
@@ -378,9 +378,9 @@ def test_a_run_hears_what_is_asked_through_a_file(tmp_path: Path) -> None:
 
 def test_a_stop_gives_up_a_long_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     session, events = start(Linear(), valid=0.5, steps=10**9, batch_size=8, optimizer=ADAM)
-    assert session.evaluator is not None
-    monkeypatch.setattr(session.evaluator, "_chunk", 1)
-    outputs = session.evaluator.outputs
+    evaluator = session.trainer.learner.evaluator
+    monkeypatch.setattr(evaluator, "_chunk", 1)
+    outputs = evaluator.outputs
     asked_after = 3
 
     def slow(params: Any, extra: Any, x: Any, keep: bool, goes_on: Callable[[], bool]) -> Any:
@@ -398,7 +398,7 @@ def test_a_stop_gives_up_a_long_evaluation(monkeypatch: pytest.MonkeyPatch) -> N
         assert looks < asked_after, "it was given up"
         return found
 
-    monkeypatch.setattr(session.evaluator, "outputs", slow)
+    monkeypatch.setattr(evaluator, "outputs", slow)
     told = list(events)
     assert isinstance(told[-1], Status)
     assert (told[-1].state, told[-1].reason) == ("stopped", "enough")
