@@ -103,19 +103,19 @@ def read_tree(data: Any, *, batch_size: int | None = None, seed: int = 0) -> Tre
     Raises:
         DataError: they are neither.
     """
-    data = _rows(data, batch_size)
+    data = _rows(data, batch_size, whole=True)
     leaf = jax.tree_util.all_leaves([data])
     if iterables.is_listed(data) or (leaf and not tables.is_table(data) and not iterables.is_array(data)):
         return _stream(data, None, batch_size, seed, whole=True)
     return tree_of(data)
 
 
-def _rows(data: Any, batch_size: int | None) -> Any:
+def _rows(data: Any, batch_size: int | None, whole: bool = False) -> Any:
     """Returns the arrays of what holds rows in another form: a `TensorDataset`, or a list of examples."""
     found = torch.tensors(data)
     if found is not None:
         return found[0] if len(found) == 1 else found
-    examples = iterables.stack_listed(data, batch_size)
+    examples = iterables.stack_listed(data, batch_size, whole)
     return data if examples is None else examples
 
 

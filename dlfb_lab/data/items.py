@@ -49,7 +49,8 @@ def tell(raw: Sequence[Any], items: Sequence[Any], *, ended: bool, batch_size: i
         return Kind(False)
     rows = rows_of(items[0])
     if rows is None:
-        return _of_different_lengths(raw, items, ended, whole)
+        # An image beside a one-hot class, for example.
+        return _of_different_lengths(raw, items, ended) if whole else Kind(False)
     lone = len(leaves) == 1
     if lone and leaves[0].ndim == 1:
         return Kind(False)
@@ -67,14 +68,14 @@ def tell(raw: Sequence[Any], items: Sequence[Any], *, ended: bool, batch_size: i
     )
 
 
-def _of_different_lengths(raw: Sequence[Any], items: Sequence[Any], ended: bool, whole: bool) -> Kind | None:
+def _of_different_lengths(raw: Sequence[Any], items: Sequence[Any], ended: bool) -> Kind | None:
     if len(items) == 1:
         # Nothing to stack it with.
         return Kind(True) if ended else None
     given = [leaves_of(item) for item in raw]
     columns = [jax.tree.leaves(item) for item in items]
     if len({len(column) for column in columns}) > 1:
-        return Kind(whole)
+        return Kind(True)
     # What stands in every item as one and the same object, such as a graph beside the batches, has rows of its own.
     moving = [i for i in range(len(columns[0])) if any(other[i] is not given[0][i] for other in given)]
     shared = len(moving) < len(columns[0])
@@ -83,4 +84,4 @@ def _of_different_lengths(raw: Sequence[Any], items: Sequence[Any], ended: bool,
     same = all(column[i].shape == columns[0][i].shape for column in columns for i in moving)
     if same and len(items) < MOST_ITEMS and not ended:
         return None
-    return Kind(whole and not same)
+    return Kind(not same)

@@ -126,7 +126,7 @@ def _has_rows(part: Any) -> bool:
     return isinstance(part, list) or (is_array(part) and len(part.shape) > 0)
 
 
-def stack_listed(data: Any, batch_size: int | None) -> Any:
+def stack_listed(data: Any, batch_size: int | None, whole: bool) -> Any:
     """Returns a list of single examples as one tree of arrays, shape [rows, ...]; None for anything else.
 
     Raises:
@@ -135,7 +135,7 @@ def stack_listed(data: Any, batch_size: int | None) -> Any:
     if not is_listed(data):
         return None
     items = [on_host(item, f"Item {number} of the list") for number, item in enumerate(data[:MOST_ITEMS])]
-    kind = tell(data[:MOST_ITEMS], items, ended=True, batch_size=batch_size, whole=False)
+    kind = tell(data[:MOST_ITEMS], items, ended=True, batch_size=batch_size, whole=whole)
     if kind is None or kind.batched:
         return None
     return stacked([on_host(item, f"Item {number} of the list") for number, item in enumerate(data)])

@@ -32,6 +32,7 @@ class Items:
         count: items in a pass, where that is known.
         endless: whether a pass is known to have no end.
         batched: whether an item is a batch; None where that has to be told from the items.
+        notice: what the user should know about it; or "".
     """
 
     name: str
@@ -41,6 +42,7 @@ class Items:
     count: int | None = None
     endless: bool = False
     batched: bool | None = None
+    notice: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def begin(items: Items, *, batch_size: int | None = None, seed: int = 0, whole: 
             raw, read = zip(*ahead, strict=True)
             kind = tell(raw, read, ended=not more, batch_size=batch_size, whole=whole)
     examples = [item for _, item in ahead]
-    notices = [kind.notice] if kind.notice else []
+    notices = [notice for notice in (items.notice, kind.notice) if notice]
     if kind.batched:
         size, first = None, examples[0]
         rows = rows_of(first) or 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from typing import Any
 
@@ -39,6 +40,20 @@ def open_loader(data: Any) -> Items | None:
         open=lambda number, seed: iter(data),
         count=length_of(data),
         batched=True if batched else None,
+        notice=_of_workers(data),
+    )
+
+
+def _of_workers(loader: Any) -> str:
+    workers = getattr(loader, "num_workers", 0)
+    context = getattr(loader, "multiprocessing_context", None) or multiprocessing
+    # Without `allow_none`, asking would fix the method for the whole process.
+    method = context.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if not workers or method != "fork":
+        return ""
+    return (
+        f"The {workers} worker{'s' if workers > 1 else ''} of the {type(loader).__name__} are forked off this process, "
+        'which JAX warns of. Should they hang: DataLoader(…, multiprocessing_context="forkserver").'
     )
 
 

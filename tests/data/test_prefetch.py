@@ -1,0 +1,217 @@
+"""Reading ahead in a thread."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dlfb_lab.data import prefetch
+from dlfb_lab.data.prefetch import Late, Prefetch
+from dlfb_lab.errors import DataError
+
+LONG_S = 60.0
+"""Only a failing test waits so long."""
+
+
+def same(item: Any) -> Any:
+    return item
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "dlfb-prefetch"]
+
+
+class Gate:
+    """Yields numbers, each when it is let through."""
+
+    def __init__(self) -> None:
+        self.passed = threading.Semaphore(0)
+        self.asked = threading.Semaphore(0)
+        self.closed = threading.Event()
+
+    def numbers(self, count: int = 1000) -> Iterator[int]:
+        try:
+            for number in range(count):
+                self.asked.release()
+                assert self.passed.acquire(timeout=LONG_S)
+                yield number
+        finally:
+            self.closed.set()
+
+
+def test_items_come_converted_and_in_order() -> None:
+    where: list[threading.Thread] = []
+
+    def convert(number: int) -> int:
+        where.append(threading.current_thread())
+        return 2 * number
+
+    assert list(Prefetch(iter(range(100)), convert)) == list(range(0, 200, 2))
+    assert set(where).isdisjoint({threading.current_thread()})
+    assert len(set(where)) == 1
+
+
+def test_no_more_is_read_ahead_than_asked() -> None:
+    gate = Gate()
+    with Prefetch(gate.numbers(), same, depth=3) as batches:
+        for _ in range(50):
+            gate.passed.release()
+        for _ in range(3):
+            assert gate.asked.acquire(timeout=LONG_S)
+        assert not gate.asked.acquire(timeout=0.05), "a fourth is not asked for while three wait"
+        assert batches.get(LONG_S) == 0
+        assert gate.asked.acquire(timeout=LONG_S), "one was taken, so one more is"
+
+
+def test_whoever_waits_may_look_up_in_between() -> None:
+    gate = Gate()
+    with Prefetch(gate.numbers(1), same) as batches:
+        with pytest.raises(Late):
+            batches.get(0.01)
+        gate.passed.release()
+        assert batches.get(LONG_S) == 0, "nothing was lost"
+        with pytest.raises(StopIteration):
+            batches.get(LONG_S)
+        with pytest.raises(StopIteration):
+            batches.get(LONG_S)
+
+
+def broken() -> Iterator[int]:
+    yield 1
+    raise ValueError("no more files")
+
+
+def test_an_error_of_the_iterator_comes_when_its_turn_has_come() -> None:
+    batches = Prefetch(broken(), same)
+    assert next(batches) == 1
+    with pytest.raises(
+        DataError, match=r"Reading the data failed: ValueError: no more files \(at `raise ValueError"
+    ) as caught:
+        next(batches)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ValueError)
+    assert cause.__traceback__ is not None
+    frames = [frame.name for frame in traceback.extract_tb(cause.__traceback__)]
+    assert "broken" in frames, "the user's own traceback is kept"
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize("fails", ["ours", "theirs", "StopIteration"])
+def test_an_error_in_converting_is_not_the_end_of_the_data(fails: str) -> None:
+    errors: dict[str, Exception] = {
+        "ours": DataError("batch 3 is empty"),
+        "theirs": KeyError("x"),
+        "StopIteration": StopIteration(),
+    }
+
+    def convert(number: int) -> int:
+        raise errors[fails]
+
+    said = "^batch 3 is empty$" if fails == "ours" else "Reading the data failed"
+    with pytest.raises(DataError, match=said):
+        list(Prefetch(iter(range(3)), convert))
+
+
+@pytest.mark.parametrize("end", ["close", "with", "let go"])
+def test_the_iterator_is_closed_in_its_own_thread(end: str) -> None:
+    closed_in: list[threading.Thread] = []
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield from range(1000)
+        finally:
+            closed_in.append(threading.current_thread())
+
+    batches = Prefetch(numbers(), same)
+    (thread,) = readers()
+    assert next(batches) == 0
+    if end == "close":
+        batches.close()
+        batches.close()
+        assert list(batches) == [], "nothing comes after the end"
+    elif end == "with":
+        with batches:
+            pass
+    else:
+        del batches
+        gc.collect()
+    thread.join(LONG_S)
+    assert not thread.is_alive()
+    assert closed_in == [thread]
+
+
+def test_a_generator_that_reads_ahead_may_be_closed() -> None:
+    gate = Gate()
+
+    def run() -> Iterator[int]:
+        with Prefetch(gate.numbers(), same) as batches:
+            yield from batches
+
+    running = run()
+    gate.passed.release()
+    assert next(running) == 0
+    running.close()
+    gate.passed.release()
+    assert gate.closed.wait(LONG_S)
+
+
+def test_closing_does_not_wait_for_an_iterator_that_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "GOODBYE_S", 0.01)
+    gate = Gate()
+    batches = Prefetch(gate.numbers(), same)
+    (thread,) = readers()
+    assert gate.asked.acquire(timeout=LONG_S)
+    batches.close()
+    assert thread.is_alive(), "it is held by the user's code, and close has come back"
+    gate.passed.release()
+    thread.join(LONG_S)
+    assert not thread.is_alive()
+    assert gate.closed.is_set()
+
+
+def test_an_error_after_closing_is_nobodys() -> None:
+    gate = Gate()
+
+    def numbers() -> Iterator[int]:
+        yield from gate.numbers(1)
+        raise ValueError("too late")
+
+    batches = Prefetch(numbers(), same)
+    (thread,) = readers()
+    assert gate.asked.acquire(timeout=LONG_S)
+    batches.close()
+    gate.passed.release()
+    thread.join(LONG_S)
+    assert list(batches) == []
+
+
+EXITS: dict[str, str] = {
+    "blocked in the user's code": "import time; batches = Prefetch(iter(lambda: time.sleep(1000), 1), lambda v: v)",
+    "waiting for room": "import itertools; batches = Prefetch(itertools.count(), lambda v: v); next(batches)",
+    "placing on the device": (
+        "import itertools, jax, numpy as np\n"
+        "batches = Prefetch((np.ones((100, 100)) for _ in itertools.count()), jax.device_put)\nnext(batches)"
+    ),
+    "busy": "exec('def busy():\\n    while True: yield 1')\nbatches = Prefetch(busy(), lambda v: v); next(batches)",
+}
+
+
+@pytest.mark.parametrize("state", EXITS)
+def test_the_interpreter_ends_whatever_the_thread_does(state: str) -> None:
+    code = f"from dlfb_lab.data.prefetch import Prefetch\n{EXITS[state]}\nprint('done')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("done\n", "", 0)
+
+
+def test_no_thread_is_left_behind() -> None:
+    assert list(Prefetch(iter([1]), same)) == [1]
+    for thread in readers():
+        thread.join(LONG_S)
+    assert not readers()
