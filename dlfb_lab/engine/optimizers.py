@@ -170,7 +170,7 @@ def _around(inner: optax.GradientTransformation, numbers: Hyper, every: int) -> 
         # MultiSteps' own `gradient_transformation` would keep the loss's value from the optimizer.
         steps = optax.MultiSteps(inner, every, accumulator_dtype=jnp.result_type(float))
         inner = optax.GradientTransformationExtraArgs(steps.init, steps.update)
-    return optax.with_extra_args_support(inner)
+    return _steady(optax.with_extra_args_support(inner))
 
 
 def _clipped(most: Any) -> optax.GradientTransformation:

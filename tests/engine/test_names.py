@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from dlfb_lab.engine import losses, metrics, names, optimizers
+from dlfb_lab.engine import losses, metrics, names
 from dlfb_lab.engine import task as tasks
 from dlfb_lab.errors import OptionError
 
@@ -102,51 +102,3 @@ def test_two_metrics_of_one_name_are_refused() -> None:
     with pytest.raises(OptionError, match="two metrics are named `accuracy`"):
         metrics.choose(["accuracy", accuracy], BINARY)
     assert len(metrics.choose(["accuracy", "accuracy"], BINARY)) == 1
-
-
-def test_optimizers_go_by_the_names_of_optax() -> None:
-    assert {"adam", "adamw", "sgd", "rmsprop", "lion", "adagrad"} <= set(optimizers.names())
-    made, name, rate = optimizers.choose("AdamW", 0.1)
-    assert isinstance(made, optax.GradientTransformation)
-    assert (name, rate) == ("adamw", 0.1)
-    assert optimizers.choose("adamw", 0.1)[0] is made, "the same object, so that its programs are found again"
-    assert optimizers.choose(None, None)[1:] == ("adam", 1e-3)
-    assert optimizers.choose("sgd", None)[1:] == ("sgd", 0.01)
-    assert optimizers.choose(optax.sgd, 0.5)[1:] == ("sgd", 0.5)
-
-
-@pytest.mark.filterwarnings("ignore:Specifying a key will be required:UserWarning", "ignore::DeprecationWarning")
-def test_every_name_makes_an_optimizer_that_descends() -> None:
-    for name in optimizers.names():
-        optimizer = optax.with_extra_args_support(optimizers.choose(name, 0.01)[0])
-        params = jnp.full((2, 2), 3.0)
-        state = optimizer.init(params)
-        for _ in range(5):
-            updates, state = optimizer.update(params, state, params, value=(params**2).sum() / 2)
-            params = optax.apply_updates(params, updates)
-        assert float((params**2).sum()) < 36, name
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "lr", "said"),
-    [
-        ("adm", None, "--optimizer adm: optax has no such optimizer. Did you mean `adam`"),
-        ("lbfgs", None, "--optimizer lbfgs: it searches along a line.*Take another, such as adam"),
-        ("scale_by_rprop", None, "--optimizer scale_by_rprop: optax has no such optimizer"),
-        (3, None, "a int is no optimizer"),
-        ("adam", 0, "--lr 0: give a number above zero"),
-        ("adam", -1.0, "--lr -1.0: give a number above zero"),
-        ("adam", float("nan"), "--lr nan"),
-        ("adam", float("inf"), "--lr inf"),
-        ("adam", "fast", "--lr 'fast': give a number above zero"),
-        (optax.adam(1.0), 0.1, "the optimizer is an object and has its rate already"),
-    ],
-)
-def test_what_is_no_optimizer_is_refused(optimizer: Any, lr: Any, said: str) -> None:
-    with pytest.raises(OptionError, match=said):
-        optimizers.choose(optimizer, lr)
-
-
-def test_a_rate_may_be_any_kind_of_number() -> None:
-    for rate in (np.float32(0.5), np.float64(0.5), jnp.float32(0.5)):
-        assert optimizers.choose("adam", rate)[2] == 0.5
