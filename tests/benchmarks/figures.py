@@ -140,7 +140,7 @@ def table(rows: list[Measured]) -> list[str]:
     for row in rows:
         f, commit = row.figure, row.result["commit"]
         # A plus: with changes that were not committed.
-        code = commit["hash"][:7] + ("+" if commit["dirty"] else "")
+        code = (commit["hash"] or "unknown")[:7] + ("+" if commit["dirty"] else "")
         lines.append(f"| {f.what} | {f.against} | {f.target} | {row.value:.{f.decimals}f} | {code} |")
     places = dict.fromkeys(place(row.result) for row in rows)
     return [*lines, "", f"Measured on: {'; '.join(places)}."]
