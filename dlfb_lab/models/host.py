@@ -19,6 +19,14 @@ from dlfb_lab.models.returns import losses, number, scores
 class HostStep:
     """A function of a batch that updates what it knows, and returns the loss. See `Guest`.
 
+    Args:
+        step: (batch) or (x, y) to a loss, (loss, parts) or a dict of metrics.
+        eval_step: the same to a loss, a dict of metrics, or (loss, metrics); changes nothing.
+        arguments: further arguments of both, by name.
+
+    Raises:
+        OptionError: an argument cannot be filled.
+
     Attributes:
         evaluates: whether `evaluate` can be called.
         held: what was found of the state, by name: variables, modules and optimizers that the step's code names.
@@ -26,11 +34,16 @@ class HostStep:
 
     kind = "own step"
 
-    def __init__(self, step: Call, evaluation: Call | None, arguments: dict[str, Any]) -> None:
-        self._step, self._evaluation, self._arguments = step, evaluation, arguments
-        self.name = step.name
-        self.evaluates = evaluation is not None
-        self.held: dict[str, Holder] = holders(step.function, arguments)
+    def __init__(self, step: Any, eval_step: Any = None, arguments: Mapping[str, Any] | None = None) -> None:
+        self._arguments = by_name(arguments)
+        self._step = Call("--step", step, self._arguments, takes_state=False)
+        self._evaluation: Call | None = None
+        if eval_step is not None:
+            self._evaluation = Call("--eval-step", eval_step, self._arguments, takes_state=False)
+        check_taken(self._arguments, self._step, self._evaluation)
+        self.name = self._step.name
+        self.evaluates = eval_step is not None
+        self.held: dict[str, Holder] = holders(step, self._arguments)
         self._takes_tensors: dict[str, bool] = {}
 
     @property
@@ -117,24 +130,6 @@ class HostStep:
             raise
         except Exception as error:
             raise ModelError(f"{call.who} failed. {one_line(error)}") from error
-
-
-def host_step(step: Any, eval_step: Any = None, arguments: Mapping[str, Any] | None = None) -> HostStep:
-    """Adapts a step that takes a batch and no state.
-
-    Args:
-        step: (batch) or (x, y) to a loss, (loss, parts) or a dict of metrics.
-        eval_step: the same to a loss, a dict of metrics, or (loss, metrics); changes nothing.
-        arguments: further arguments of both, by name.
-
-    Raises:
-        OptionError: an argument cannot be filled.
-    """
-    further = by_name(arguments)
-    call = Call("--step", step, further, takes_state=False)
-    evaluation = Call("--eval-step", eval_step, further, takes_state=False) if eval_step is not None else None
-    check_taken(further, call, evaluation)
-    return HostStep(call, evaluation, further)
 
 
 def _tensors(batch: PyTree) -> PyTree:

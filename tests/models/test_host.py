@@ -13,7 +13,7 @@ import pytest
 
 from dlfb_lab.errors import ModelError, OptionError
 from dlfb_lab.models.holders import holders
-from dlfb_lab.models.host import host_step
+from dlfb_lab.models.host import HostStep
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 2)).astype(np.float32)
@@ -33,7 +33,7 @@ def stepping() -> Any:
 
 
 def test_a_closure_over_its_state_trains() -> None:
-    own = host_step(stepping(), lambda x, y: {"rows": len(x), "valid_loss": 0.5}, {"rate": 0.3})
+    own = HostStep(stepping(), lambda x, y: {"rows": len(x), "valid_loss": 0.5}, {"rate": 0.3})
     history = [own.step((X, Y)) for _ in range(20)]
     assert list(history[0]) == ["loss", "largest"] and all(type(v) is float for v in history[0].values())
     assert history[-1]["loss"] < 0.01 * history[0]["loss"]
@@ -43,7 +43,7 @@ def test_a_closure_over_its_state_trains() -> None:
 
 
 def test_what_cannot_be_done_is_said() -> None:
-    own = host_step(stepping())
+    own = HostStep(stepping())
     with pytest.raises(OptionError, match=r"--step `step` cannot be kept .*--state"):
         own.keep()
     with pytest.raises(OptionError, match="not how to predict"):
@@ -51,7 +51,7 @@ def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(OptionError, match="--eval-step"):
         own.evaluate((X, Y))
     with pytest.raises(OptionError, match="take no argument `rat`"):
-        host_step(stepping(), arguments={"rat": 1})
+        HostStep(stepping(), arguments={"rat": 1})
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_cannot_be_done_is_said() -> None:
 )
 def test_a_step_that_returns_something_else_is_told_so(step: Any, batch: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        host_step(step).step(batch)
+        HostStep(step).step(batch)
 
 
 @pytest.mark.guests("torch")
@@ -83,7 +83,7 @@ def test_a_torch_closure_trains_and_can_be_kept_and_restored() -> None:
         optimizer.step()
         return {"total_loss": loss, "mae": (model(x) - y).abs().mean(), "outputs": model(x)}
 
-    own = host_step(step, lambda x, y: ((model(torch.as_tensor(x)) - torch.as_tensor(y)) ** 2).mean())
+    own = HostStep(step, lambda x, y: ((model(torch.as_tensor(x)) - torch.as_tensor(y)) ** 2).mean())
     assert own.parameter_count == 3 and own.versions == {"torch": torch.__version__}
     first = [own.step((X, Y)) for _ in range(3)]
     kept = own.keep()
@@ -109,7 +109,7 @@ def test_a_torch_step_that_converts_by_itself_gets_numpy_arrays() -> None:
             weight.sub_(0.1 * gradient)
         return loss
 
-    own = host_step(step)
+    own = HostStep(step)
     kept = own.keep()
     before = [own.step((X, Y))["loss"] for _ in range(3)]
     own.restore(kept)
@@ -129,7 +129,7 @@ def test_an_error_after_the_first_step_is_not_tried_again() -> None:
             raise TypeError("broken")
         return model(torch.as_tensor(x)).mean()
 
-    own = host_step(step)
+    own = HostStep(step)
     own.step((X, Y))
     with pytest.raises(ModelError, match="TypeError: broken"):
         own.step((X, Y))
@@ -154,7 +154,7 @@ def test_a_tensorflow_step_trains_and_can_be_kept_and_restored() -> None:
     def step(x: Any, y: Any) -> Any:
         return updated(x, y), {"steps": steps}
 
-    own = host_step(step)
+    own = HostStep(step)
     assert own.parameter_count == 3 and own.versions == {"tensorflow": tf.__version__}
     weights = np.zeros((2, 1), np.float32)
     bias, expected = 0.5, []
@@ -200,7 +200,7 @@ def test_modules_in_arguments_partials_and_objects_are_found() -> None:
 
 KERAS = """
 import numpy as np, tensorflow as tf, keras
-from dlfb_lab.models.host import host_step
+from dlfb_lab.models.host import HostStep
 X = np.random.default_rng(0).normal(size=(32, 2)).astype("float32"); Y = X[:, :1]
 model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 optimizer = keras.optimizers.Adam(0.1)
@@ -213,7 +213,7 @@ def step(x, y):
     optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
     return loss
 
-own = host_step(step)
+own = HostStep(step)
 assert sorted(own.held) == ["model", "optimizer"], own.held
 assert own.parameter_count == 3 and own.versions == {"keras": keras.__version__}
 kept = own.keep()
