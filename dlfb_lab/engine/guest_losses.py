@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from dlfb_lab.engine import losses
-from dlfb_lab.engine.losses import Loss
+from dlfb_lab.engine.losses import Link, Loss
 from dlfb_lab.engine.names import name_of, two_arguments
 from dlfb_lab.engine.task import Task
 from dlfb_lab.errors import OptionError
@@ -45,6 +45,19 @@ def choose(loss: str | Callable[..., Any] | None, task: Task, output_shape: tupl
     return Loss(name_of(loss), _ordered(loss), link, per_row=False, key=hashable(loss))
 
 
+def brought(name: str, link: Link | None, task: Task, output_shape: tuple[int, ...]) -> Loss:
+    """Returns what stands for the loss that a guest brings along; only the guest can compute it, by its `scores`.
+
+    Args:
+        name: the loss's name.
+        link: what turns outputs into predictions beside it; None for what is usual.
+        task: what is predicted.
+        output_shape: shape of the model's outputs for a batch.
+    """
+    usual = losses.choose(None, task, output_shape)
+    return Loss(name, _by_the_guest, link or usual.link, per_row=False, key=("brought", name))
+
+
 def given(loss: Loss) -> str | OwnLoss:
     """Returns a loss as `GuestFactory.make` takes it: its name, or the user's own function."""
     return loss.function if loss.own else loss.name
@@ -58,3 +71,7 @@ def _ordered(loss: Callable[..., Any]) -> OwnLoss:
 
 def _swapped(loss: Callable[..., Any], outputs: Any, targets: Any) -> Any:
     return loss(targets, outputs)
+
+
+def _by_the_guest(outputs: Any, targets: Any) -> Any:
+    raise TypeError("The loss belongs to the guest: call its `scores`.")

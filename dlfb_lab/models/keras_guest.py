@@ -233,21 +233,13 @@ class KerasGuest:
 
         The batch may hold row weights, too: `(x, y, weights)`, or no targets: `(x,)`.
         """
-        x, y, weights = (*batch, None, None)[:3]
-        ready = self._factory.ready
-        try:
-            with self._randomness.training() if self._randomness else nullcontext():
-                found = self._model.train_on_batch(
-                    jax.tree.map(ready, x),
-                    jax.tree.map(ready, self._targets(y)),
-                    None if weights is None else ready(weights),
-                    return_dict=True,
-                )
-        except Exception as error:
-            raise ModelError(f"Keras's training step failed on {_described(x)}: {one_line(error)}") from error
-        if "loss" not in found:
-            raise ModelError(f"The `train_step` of {self.name} returned {sorted(found)}; it must return a `loss`, too.")
-        return _scalars(found["loss"], found)
+        with self._randomness.training() if self._randomness else nullcontext():
+            return self._called(self._model.train_on_batch, "train_step", batch)
+
+    def evaluate(self, batch: PyTree) -> dict[str, float]:
+        """Returns the loss and the model's own metrics of one batch in evaluation mode."""
+        with self._randomness.evaluation() if self._randomness else nullcontext():
+            return self._called(self._model.test_on_batch, "test_step", batch)
 
     def outputs(self, x: PyTree) -> Array:
         """See `Guest.outputs`. All rows in one call."""
@@ -284,6 +276,17 @@ class KerasGuest:
         """Returns the user's own model, trained."""
         self._model.reset_metrics()
         return self._model
+
+    def _called(self, step: Callable[..., dict[str, Any]], name: str, batch: PyTree) -> dict[str, float]:
+        x, y, weights = (*batch, None, None)[:3]
+        targets, ready = self._targets(y), self._factory.ready
+        try:
+            found = step(*jax.tree.map(ready, (x, targets, weights)), return_dict=True)
+        except Exception as error:
+            raise ModelError(f"Keras's {name} failed on {_described(x)}: {one_line(error)}") from error
+        if "loss" not in found:
+            raise ModelError(f"The `{name}` of {self.name} returned {sorted(found)}; it must return a `loss`, too.")
+        return _scalars(found["loss"], found)
 
     def _variables(self) -> list[Any]:
         """Returns weights, states of random numbers, and what the optimizer holds."""

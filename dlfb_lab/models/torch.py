@@ -274,6 +274,11 @@ class TorchGuest:
         """See `Guest.outputs`. All rows in one call."""
         return self._forward.outputs(x)
 
+    def evaluate(self, batch: PyTree) -> dict[str, float]:
+        """Returns the loss of one batch, `(x, y)`, in evaluation mode."""
+        x, y = batch
+        return self.scores(self.outputs(x), y)
+
     def scores(self, outputs: Array, y: Array) -> dict[str, float]:
         """Returns the loss of outputs beside encoded targets, shape [rows, ...]."""
         torch = _torch()

@@ -15,7 +15,8 @@ from dlfb_lab.engine import losses
 from dlfb_lab.models.keras_guest import OPTIMIZERS
 from tests.clouds import expected_losses, in_keras
 
-pytestmark = pytest.mark.guests
+# The first test of a backend waits for all its cases, most of which is importing.
+pytestmark = [pytest.mark.guests, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("keras")
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"no {name}"))
@@ -123,6 +124,7 @@ found["links"] = [
     brought(keras.losses.CategoricalCrossentropy(from_logits=True)), brought(own_loss), brought(None)]
 trained = compiled(linear(softmax), CLASSES, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 outputs = trained.outputs(X)
+found["evaluated batch"] = trained.evaluate((X, CLASSES))
 found["accuracy"] = [float((outputs.argmax(1) == CLASSES).mean()),
                      trained.scores(outputs, CLASSES), trained.step((X, CLASSES)), trained.step((X, CLASSES))["loss"]]
 trained.step((X[:5], CLASSES[:5]))
@@ -334,6 +336,7 @@ def test_a_compiled_model_keeps_its_loss_and_its_metrics(backend: str) -> None:
     accuracy, scored, first, second = f["accuracy"]
     assert list(first) == ["loss", "accuracy"]
     assert scored == pytest.approx(first, abs=1e-6) and first["accuracy"] == pytest.approx(accuracy)
+    assert f["evaluated batch"] == pytest.approx(scored, abs=1e-6)
     assert second < first["loss"]
     assert f["scored"][0] == pytest.approx(f["scored"][1], abs=1e-6)
 
@@ -394,7 +397,7 @@ REFUSALS = {
     "two outputs": "ModelError: The model returned a list for 24 rows; it must return one array",
     "shape": "ModelError: The model failed on inputs of shape (24, 2), float32: ValueError",
     "targets": "ModelError: The model's outputs have shape (24, 1), but the targets (24, 2).",
-    "step": "ModelError: Keras's training step failed on shape (24, 2), float32: ValueError",
+    "step": "ModelError: Keras's train_step failed on shape (24, 2), float32: ValueError",
     "nothing": "ModelError: The model linear has no trainable weights",
     "loss": "OptionError: --loss hinge: Keras models have no such loss here. Known: mean_squared_error",
     "own loss": "OptionError: --loss: the Keras model is compiled with a loss.",
@@ -404,7 +407,7 @@ REFUSALS = {
     "clip": "OptionError: --clip 1: give the Keras optimizer global_clipnorm=1 in its place.",
     "rate twice": "OptionError: --lr 0.1: the given keras.optimizers.SGD has its rate already. Leave one out.",
     "name": "OptionError: --optimizer admaw: Keras has no optimizer that optax calls so. Did you mean `adamw`?",
-    "another's": "ModelError: Keras's training step failed on shape (24, 3), float32: ",
+    "another's": "ModelError: Keras's train_step failed on shape (24, 3), float32: ",
 }
 
 

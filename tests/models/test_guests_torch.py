@@ -92,6 +92,7 @@ def test_losses_by_name_are_ours(name: str) -> None:
     function = ours.get(name, (losses.sigmoid_cross_entropy, "sigmoid"))[0]
     expected = float(function(jnp.asarray(outputs), jnp.asarray(targets)).mean())
     assert trained.scores(outputs, targets) == {"loss": pytest.approx(expected, abs=1e-6)}
+    assert trained.evaluate((X, targets)) == trained.scores(outputs, targets)
     assert trained.step((X, targets)) == {"loss": pytest.approx(expected, abs=1e-6)}
 
 
@@ -208,6 +209,14 @@ def test_a_loss_by_name_is_given_by_name() -> None:
     chosen = guest_losses.choose("mse", Task("regression", (), False, 2), (24, 2))
     assert guest_losses.given(chosen) == "mean_squared_error"
     assert guest_losses.given(guest_losses.choose(None, BINARY, (24, 1))) == "binary_crossentropy"
+
+
+def test_a_loss_that_a_guest_brings_is_its_own_affair() -> None:
+    loss = guest_losses.brought("focal", "probability", BINARY, (24, 1))
+    assert (loss.name, loss.link, loss.own) == ("focal", "probability", True)
+    assert guest_losses.brought("focal", None, BINARY, (24, 1)).link == "sigmoid"
+    with pytest.raises(TypeError, match="belongs to the guest"):
+        loss.function(jnp.zeros(1), jnp.zeros(1))
 
 
 def test_losses_that_only_regression_takes() -> None:
