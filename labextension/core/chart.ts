@@ -5,7 +5,7 @@ import uPlot from "uplot";
 
 import { el, setText } from "./dom";
 import { tick } from "./format";
-import { drawDots, drawLevels, drawLine, drawMarks, drawRing, within } from "./layers";
+import { drawBand, drawDots, drawLevels, drawLine, drawMarks, drawRing, within } from "./layers";
 import type { Color, Palette } from "./palette";
 
 export type Span = [number, number];
@@ -19,6 +19,14 @@ export interface Line {
   dots?: "circle" | "diamond";
   /** only its dots are drawn */
   apart?: boolean;
+}
+
+/** What lies between two lines. */
+export interface Band {
+  xs: readonly number[];
+  low: readonly number[];
+  high: readonly number[];
+  color: Color;
 }
 
 /** A labelled horizontal line. */
@@ -45,6 +53,7 @@ export interface Content {
   y: Span;
   log: boolean;
   lines: Line[];
+  bands: Band[];
   levels: HorizontalLine[];
   marks: Mark[];
   ring: Ring | null;
@@ -138,7 +147,7 @@ export class Chart {
           ...axis,
           size: (_, values) => axisWidth(values, small),
           space: small ? 22 : 30,
-          ...(this.log ? { filter: logLabels } : {}),
+          ...(this.log ? { filter: logLabels, grid: { ...axis.grid, filter: logLabels } } : {}),
         },
       ],
       cursor: {
@@ -183,9 +192,10 @@ export class Chart {
 
   private paint(plot: uPlot): void {
     if (this.content === null || this.palette === null) return;
-    const { lines, levels, marks, ring } = this.content;
+    const { lines, bands, levels, marks, ring } = this.content;
     within(plot, 0, () => {
       if (this.palette === null) return;
+      for (const band of bands) drawBand(plot, band, this.palette, this.log);
       drawLevels(plot, levels, this.palette);
       drawMarks(plot, marks, this.palette);
       for (const line of lines) drawLine(plot, line, this.palette);
@@ -228,7 +238,8 @@ export class Chart {
 /** Labels on a logarithmic axis: the powers of ten, and 2 and 5 between them while there is room. */
 function logLabels(plot: uPlot, splits: number[]): (number | null)[] {
   const { min = 1, max = 10 } = plot.scales.y;
-  const digits = max / min > 200 ? ["1"] : ["1", "2", "5"];
+  const perDecade = plot.bbox.height / uPlot.pxRatio / Math.log10(max / min);
+  const digits = perDecade < 50 ? ["1"] : ["1", "2", "5"];
   return splits.map((split) => (digits.includes(split.toExponential(0)[0]) && isRound(split) ? split : null));
 }
 

@@ -2,11 +2,14 @@
 
 import { Chart, type Content, type Span } from "./chart";
 import { el, hook, setText } from "./dom";
-import { value } from "./format";
+import { count, value } from "./format";
 import { Header } from "./header";
-import { readPalette, watchTheme, type Palette } from "./palette";
-import { finalScores, infos, jitTimings, settings, warnings } from "./panes";
+import { latestOfMembers, membersNote } from "./members";
+import { readPalette, watchTheme, type Color, type Palette } from "./palette";
+import { finalScores, infos, jitTimings, memberScores, rateTest, settings, warnings } from "./panes";
+import { describeParts, latestOf, lossParts, partsContent, partsLeftOut, scoreParts } from "./parts";
 import { canBeLogarithmic, describe, latest, latestLoss, lossContent, metricContent, metricNames } from "./plots";
+import { newestTrial, rateFigure } from "./rateTest";
 import type { RunState } from "./runState";
 import type { RunStore } from "./runStore";
 
@@ -38,15 +41,18 @@ export function mountDashboard(host: HTMLElement, store: RunStore, viewing: View
 class Dashboard {
   private root = el("div", "dlfb-dash");
   private grid = el("div", "dlfb-grid");
+  private left = el("div", "dlfb-left");
   private small = el("div", "dlfb-metrics");
   private header: Header;
-  private panes = [warnings(), finalScores(), jitTimings(), infos(), settings()];
+  private panes = [warnings(), finalScores(), memberScores(), rateTest(), jitTimings(), infos(), settings()];
   private syncKey = `dlfb-${++mounted}`;
   private loss: Plot;
+  private parts: Plot;
   private metrics: Plot[] = [];
   private scale = toggle("log", "log", "logarithmic loss axis");
   private unzoom = toggle("unzoom", "whole run", "show all steps again");
   private empty = el("div", "dlfb-empty");
+  private trial = hook("div", "trial", "dlfb-trial");
   private log = false;
   private zoom: Span | null = null;
   private palette: Palette | null = null;
@@ -62,6 +68,9 @@ class Dashboard {
     this.header = new Header(store, viewing.readOnly ?? false);
     this.loss = this.plot("loss");
     this.loss.node.classList.add("dlfb-loss");
+    this.parts = this.plot("parts of the loss", describeParts);
+    this.parts.node.classList.add("dlfb-parts");
+    this.parts.node.hidden = true;
     this.scale.addEventListener("click", () => {
       this.log = !this.log;
       this.schedule();
@@ -71,9 +80,10 @@ class Dashboard {
     });
     const tools = el("div", "dlfb-tools");
     tools.append(this.unzoom, this.scale);
-    this.loss.node.querySelector(".dlfb-plot")?.append(tools, this.empty);
+    this.loss.node.querySelector(".dlfb-plot")?.append(tools, this.empty, this.trial);
     this.small.hidden = true;
-    this.grid.append(this.loss.node, this.small);
+    this.left.append(this.loss.node, this.parts.node);
+    this.grid.append(this.left, this.small);
     const folds = el("div", "dlfb-folds");
     const [warned, scores, ...foldOuts] = this.panes.map((pane) => pane.node);
     folds.append(...foldOuts);
@@ -88,7 +98,7 @@ class Dashboard {
   dispose(): void {
     this.life.abort();
     cancelAnimationFrame(this.frame);
-    for (const { chart } of [this.loss, ...this.metrics]) chart.discard();
+    for (const { chart } of [this.loss, this.parts, ...this.metrics]) chart.discard();
     this.root.remove();
   }
 
@@ -139,6 +149,7 @@ class Dashboard {
     for (const pane of this.panes) pane.update(state);
     this.arrange(metricNames(state));
     this.drawLoss(state, this.palette);
+    this.drawParts(state, this.palette);
     for (const plot of this.metrics) this.drawMetric(plot, state, this.palette);
     this.root.dataset.steps = String(state.step);
   }
@@ -162,23 +173,56 @@ class Dashboard {
     const content = lossContent(state, this.zoom, this.log && possible, Math.max(50, chart.width - 60));
     const { stride } = state.losses;
     const means = stride > 1 ? ` (means of ${stride} steps)` : "";
-    const entries: Entry[] = [["train", `training${means}`, latestLoss(state)]];
-    for (const [color, name] of [
-      ["valid", "valid"],
-      ["other", "other"],
-    ] as const) {
+    const training = latestOfMembers(state, "training loss");
+    const entries: Entry[] = [{ color: "train", name: `training${means}`, value: latestLoss(state), title: training }];
+    for (const color of ["valid", "other"] as const) {
       const line = content.lines.find((l) => l.color === color && l.xs.length > 0);
-      if (line !== undefined)
-        entries.push([color, color === "valid" ? name : otherSplits(state), line.ys[line.ys.length - 1]]);
+      if (line === undefined) continue;
+      const name = color === "valid" ? "valid" : otherSplits(state);
+      const title = color === "valid" ? latestOfMembers(state, { metric: "loss" }) : "";
+      entries.push({ color, name, value: line.ys[line.ys.length - 1], title });
     }
-    legend(head, "loss", state.losses.length === 0 && entries.length === 1 ? [] : entries);
-    setText(this.empty, isEmpty(content) ? "no steps yet" : "");
+    const trial = newestTrial(state);
+    const title = trial === null ? "loss" : "loss at each learning rate";
+    legend(head, title, state.losses.length === 0 && entries.length === 1 ? [] : entries, membersNote(state));
+    setText(this.empty, isEmpty(content) && trial === null ? "no steps yet" : "");
+    this.drawTrial(trial);
+    chart.draw(content, palette);
+  }
+
+  /** The test of learning rates lies on the empty chart of the losses, until there are any. */
+  private drawTrial(trial: RunState["rateTests"][number] | null): void {
+    const { clientWidth, clientHeight } = this.trial.parentElement ?? this.trial;
+    this.trial.hidden = trial === null;
+    const key = trial === null ? "" : `${trial.chosen} ${trial.rates.length} ${clientWidth} ${clientHeight}`;
+    if (this.trial.dataset.shown === key) return;
+    this.trial.dataset.shown = key;
+    this.trial.replaceChildren(...(trial === null ? [] : [rateFigure(trial, clientWidth, clientHeight)]));
+  }
+
+  private drawParts(state: RunState, palette: Palette): void {
+    const { node, head, chart } = this.parts;
+    const parts = lossParts(state);
+    if (node.hidden !== (parts.length === 0)) node.hidden = parts.length === 0;
+    if (parts.length === 0) return;
+    const more = partsLeftOut(state);
+    const entries = parts.map(({ name, color, latest: last }) => ({ color, name, value: last }));
+    const content = partsContent(state, this.zoom, this.log);
+    const title = `parts of the loss${content.log ? " (log)" : ""}`;
+    legend(head, title, entries, "", more > 0 ? `and ${count(more)} more` : "");
     chart.draw(content, palette);
   }
 
   private drawMetric({ metric, head, chart }: Plot, state: RunState, palette: Palette): void {
     const last = latest(state, metric);
-    legend(head, metric, last === null ? [] : [["valid", "", last]]);
+    const entries: Entry[] = [];
+    if (scoreParts(state).includes(metric)) {
+      const series = state.parts.get(metric);
+      if (series !== undefined) entries.push({ color: "train", name: "training", value: latestOf(state, series) });
+    }
+    const name = entries.length > 0 ? "valid" : "";
+    if (last !== null) entries.push({ color: "valid", name, value: last, title: latestOfMembers(state, { metric }) });
+    legend(head, metric, entries, last === null || membersNote(state) === "" ? "" : "± sd");
     chart.draw(metricContent(state, metric, this.zoom), palette);
   }
 
@@ -187,13 +231,16 @@ class Dashboard {
     this.schedule();
   }
 
-  private plot(metric: string): Plot {
+  private plot(metric: string, says?: typeof describeParts): Plot {
     const node = el("div", "dlfb-chart");
     const head = el("div", "dlfb-chart-head");
     const canvas = el("div", "dlfb-plot");
     node.append(head, canvas);
     const chart = new Chart(canvas, this.syncKey, {
-      describe: (step, reach) => describe(this.store.state, metric, step, reach),
+      describe: (step, reach) => {
+        const rows = describe(this.store.state, metric, step, reach);
+        return says === undefined ? rows : [...rows, ...says(this.store.state, step, reach)];
+      },
       zoom: (span) => {
         this.zoomTo(span);
       },
@@ -210,14 +257,26 @@ function toggle(name: string, text: string, title: string): HTMLButtonElement {
   return button;
 }
 
-type Entry = [color: "train" | "valid" | "other", name: string, value: number];
+interface Entry {
+  color: Color;
+  name: string;
+  value: number;
+  /** for whoever points at it */
+  title?: string;
+}
 
-function legend(head: HTMLElement, title: string, entries: readonly Entry[]): void {
-  const key = JSON.stringify([title, entries.map(([color, name, last]) => [color, name, value(last)])]);
+function legend(head: HTMLElement, title: string, entries: readonly Entry[], note: string, more = ""): void {
+  const key = JSON.stringify([
+    title,
+    note,
+    more,
+    entries.map((entry) => [entry.color, entry.name, value(entry.value)]),
+  ]);
   if (head.dataset.shown === key) return;
   head.dataset.shown = key;
-  const items = entries.map(([color, name, last]) => {
+  const items = entries.map(({ color, name, value: last, title: each = "" }) => {
     const item = el("span", "dlfb-legend");
+    item.title = each;
     item.append(
       el("i", `dlfb-swatch dlfb-swatch-${color}`),
       el("span", "dlfb-legend-name", name),
@@ -225,7 +284,8 @@ function legend(head: HTMLElement, title: string, entries: readonly Entry[]): vo
     );
     return item;
   });
-  head.replaceChildren(el("span", "dlfb-chart-title", title), ...items);
+  const said = (text: string): Node[] => (text === "" ? [] : [el("span", "dlfb-legend-name", text)]);
+  head.replaceChildren(el("span", "dlfb-chart-title", title), ...said(note), ...items, ...said(more));
 }
 
 function otherSplits(state: RunState): string {

@@ -200,7 +200,8 @@ export interface DeviceMemory extends Event {
   reason: string;
 }
 
-export type RunEvent = RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice | PlanChosen | RateTest | DeviceMemory;
+export type RunEvent =
+  RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice | PlanChosen | RateTest | DeviceMemory;
 
 export const KINDS: readonly RunEvent["kind"][] = [
   "run_started",

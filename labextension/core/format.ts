@@ -18,6 +18,11 @@ export function value(x: number): string {
   return SIGNIFICANT.format(x);
 }
 
+/** A deviation beside its mean: two digits say all there is to know. */
+export function deviation(x: number): string {
+  return Number.isFinite(x) ? `± ${value(Number(x.toPrecision(2)))}` : "";
+}
+
 /** Always one decimal, so that a growing number does not jump: 3.2, 2,000.0. */
 export function tenths(x: number): string {
   return TENTHS.format(x);

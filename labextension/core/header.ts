@@ -2,8 +2,9 @@
 
 import { el, hook, setLines, setText } from "./dom";
 import { clock, count, remaining, tenths, value } from "./format";
-import { epochAt, secondsPerStep, timeLeft } from "./progress";
-import { hasEnded, type RunState } from "./runState";
+import { memberNames } from "./members";
+import { epochAt, planText, secondsPerStep, timeLeft } from "./progress";
+import { bestMember, hasEnded, type RunState } from "./runState";
 import type { Action, RunStore } from "./runStore";
 import { isLost } from "./standing";
 
@@ -29,6 +30,7 @@ export class Header {
   private progress = hook("span", "progress");
   private best = hook("span", "best", "dlfb-best");
   private time = hook("span", "time");
+  private plan = hook("div", "plan", "dlfb-plan");
   private bar = el("div", "dlfb-bar");
   private filled = el("div", "dlfb-bar-filled");
   private notes = hook("div", "notes", "dlfb-notes");
@@ -55,7 +57,7 @@ export class Header {
     const what = el("div", "dlfb-line");
     what.append(this.about, this.best);
     this.notes.setAttribute("role", "status");
-    this.node.append(top, what, where, this.bar, this.notes);
+    this.node.append(top, what, where, this.plan, this.bar, this.notes);
     this.node.tabIndex = -1;
   }
 
@@ -71,11 +73,16 @@ export class Header {
     setText(this.about, aboutText(state));
     setText(this.progress, progressText(state));
     setText(this.time, timeText(this.store, now_ms));
-    const { best } = state;
-    setText(this.best, best === null ? "" : `best ${best.column} ${value(best.value)} at step ${count(best.step)}`);
+    setText(this.best, bestText(state));
+    const how = state.plans.at(-1);
+    this.plan.hidden = how === undefined;
+    setText(this.plan, how === undefined ? "" : planText(how));
+    this.plan.title = how?.reason ?? "";
     const total = plan?.steps_total ?? 0;
     this.filled.style.width = `${total > 0 ? Math.min(100, (100 * state.step) / total) : 0}%`;
-    this.bar.ariaValueMax = String(total);
+    // Where nobody knows the end there is no share of it.
+    this.bar.classList.toggle("dlfb-bar-endless", plan !== null && total === 0);
+    this.bar.ariaValueMax = total > 0 ? String(total) : null;
     this.bar.ariaValueNow = String(state.step);
     this.bar.dataset.state = shown.state;
     this.notes.hidden = notes.length === 0;
@@ -113,13 +120,25 @@ function aboutText({ plan }: RunState): string {
   return [plan.task_sentence, plan.model, parameters].filter((text) => text !== "").join(" · ");
 }
 
+/** The best score; of several members that of the best one, and of their mean. */
+function bestText(state: RunState): string {
+  const { best } = state;
+  const winner = bestMember(state);
+  const at = ({ value: score, step }: { value: number; step: number }): string =>
+    `${value(score)} at step ${count(step)}`;
+  if (winner === null) return best === null ? "" : `best ${best.column} ${at(best)}`;
+  const mean = best === null ? "" : `; best mean ${at(best)}`;
+  return `best ${winner.best.column} ${at(winner.best)} by ${memberNames(state)[winner.index]}${mean}`;
+}
+
 function progressText(state: RunState): string {
   const { plan } = state;
   if (plan === null) return state.step > 0 ? `step ${count(state.step)}` : "";
   const parts = [`step ${count(state.step)}${plan.steps_total > 0 ? ` of ${count(plan.steps_total)}` : ""}`];
   if (plan.steps_per_epoch > 0) {
     const total = plan.steps_total / plan.steps_per_epoch;
-    parts.push(`epoch ${tenths(epochAt(state, state.step))} of ${value(Number(total.toFixed(1)))}`);
+    const of = total > 0 ? ` of ${value(Number(total.toFixed(1)))}` : "";
+    parts.push(`epoch ${tenths(epochAt(state, state.step))}${of}`);
   }
   const perSecond = 1 / secondsPerStep(state.recent);
   if (Number.isFinite(perSecond)) parts.push(`${value(Number(perSecond.toPrecision(3)))} steps/s`);

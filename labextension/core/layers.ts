@@ -2,7 +2,7 @@
 
 import uPlot from "uplot";
 
-import type { HorizontalLine, Line, Mark, Ring } from "./chart";
+import type { Band, HorizontalLine, Line, Mark, Ring } from "./chart";
 import { value } from "./format";
 import type { Palette } from "./palette";
 
@@ -43,6 +43,25 @@ export function drawLine(
     pen = true;
   }
   ctx.stroke();
+  ctx.globalAlpha = 1;
+}
+
+/** Fills between two lines, wherever both have a value. On a logarithmic axis what is not positive lies at its foot. */
+export function drawBand(plot: uPlot, { xs, low, high, color }: Band, palette: Palette, log: boolean): void {
+  const { ctx } = plot;
+  const { min = 0 } = plot.scales.y;
+  const y = (value: number): number => plot.valToPos(log ? Math.max(value, min) : value, "y", true);
+  ctx.globalAlpha = 0.18;
+  ctx.fillStyle = palette[color];
+  for (let i = 0; i < xs.length;) {
+    let end = i;
+    while (end < xs.length && Number.isFinite(low[end]) && Number.isFinite(high[end])) end++;
+    ctx.beginPath();
+    for (let j = i; j < end; j++) ctx.lineTo(plot.valToPos(xs[j], "x", true), y(high[j]));
+    for (let j = end - 1; j >= i; j--) ctx.lineTo(plot.valToPos(xs[j], "x", true), y(low[j]));
+    ctx.fill();
+    i = end + 1;
+  }
   ctx.globalAlpha = 1;
 }
 

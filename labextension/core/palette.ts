@@ -11,6 +11,14 @@ export const COLORS = [
   "warning",
   "bad",
   "surface",
+  "part1",
+  "part2",
+  "part3",
+  "part4",
+  "part5",
+  "part6",
+  "part7",
+  "part8",
 ] as const;
 export type Color = (typeof COLORS)[number];
 export type Palette = Record<Color, string> & { font: string };

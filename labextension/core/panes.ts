@@ -2,9 +2,11 @@
 
 import type { JsonValue } from "./events";
 import { el, hook, table } from "./dom";
-import { count, duration, plural, value } from "./format";
-import { dispatchTimes } from "./progress";
-import { evaluationsOf, hasEnded, toNumber, type Metrics, type RunState } from "./runState";
+import { count, deviation, duration, plural, value } from "./format";
+import { deviationOf, memberNames } from "./members";
+import { dispatchTimes, planText } from "./progress";
+import { newestTrial, rateFigure } from "./rateTest";
+import { bestMember, evaluationsOf, hasEnded, toNumber, type Metrics, type RunState, type Scores } from "./runState";
 import { splitsOf } from "./plots";
 
 export interface Pane {
@@ -42,15 +44,26 @@ export function finalScores(): Pane {
       const names = [...new Set(columns.flatMap(({ metrics }) => Object.keys(metrics)))];
       const rows = names.map((name) => [
         name,
-        ...columns.map(({ metrics }) => (name in metrics ? value(metrics[name]) : "–")),
+        ...columns.map(({ metrics, scores }) => (name in metrics ? valueOf(metrics, scores, name) : "–")),
       ]);
       node.replaceChildren(table(["", ...columns.map(({ head }) => head)], rows));
     },
   };
 }
 
-function finalColumns(state: RunState): { head: string; metrics: Metrics }[] {
-  const columns: { head: string; metrics: Metrics }[] = [];
+interface Column {
+  head: string;
+  metrics: Metrics;
+  scores?: Scores;
+}
+
+function valueOf(metrics: Metrics, scores: Scores | undefined, name: string): string {
+  const around = scores === undefined ? "" : deviation(deviationOf(scores, name));
+  return `${value(metrics[name])} ${around}`.trim();
+}
+
+function finalColumns(state: RunState): Column[] {
+  const columns: Column[] = [];
   for (const split of splitsOf(state)) {
     const all = evaluationsOf(state, split);
     const last = all[all.length - 1];
@@ -58,9 +71,10 @@ function finalColumns(state: RunState): { head: string; metrics: Metrics }[] {
     const isMonitored = best?.column.startsWith(`${split}/`) === true;
     const atBest = isMonitored ? all.find(({ step }) => step === best.step) : undefined;
     if (atBest !== undefined && atBest.step !== last.step) {
-      columns.push({ head: `${split}, best (step ${count(atBest.step)})`, metrics: atBest.metrics });
+      const head = `${split}, best (step ${count(atBest.step)})`;
+      columns.push({ head, metrics: atBest.metrics, scores: atBest });
     }
-    columns.push({ head: `${split} (step ${count(last.step)})`, metrics: last.metrics });
+    columns.push({ head: `${split} (step ${count(last.step)})`, metrics: last.metrics, scores: last });
   }
   if (columns.length === 0) return [];
   const several = new Set(state.baselines.map(({ split }) => split)).size > 1;
@@ -76,7 +90,7 @@ function foldOut(
   title: (state: RunState) => string,
   key: (state: RunState) => string,
   body: (state: RunState) => Node[],
-): Pane {
+): Pane & { node: HTMLDetailsElement } {
   const node = hook("details", name, "dlfb-fold");
   const summary = el("summary");
   const content = el("div", "dlfb-fold-body");
@@ -101,11 +115,70 @@ function foldOut(
   };
 }
 
+/** Each member's best monitored score and its last scores; open once the run has ended. */
+export function memberScores(): Pane {
+  const pane = foldOut(
+    "members",
+    (state) => (memberNames(state).length === 0 ? "" : plural(memberNames(state).length, "member")),
+    ({ evaluations, step, state }) => `${state} ${evaluations.length} ${step}`,
+    (state) => [membersTable(state)],
+  );
+  const { node } = pane;
+  let opened = false;
+  return {
+    node,
+    update(state) {
+      if (!opened && hasEnded(state) && memberNames(state).length > 0) node.open = opened = true;
+      pane.update(state);
+    },
+  };
+}
+
+function membersTable(state: RunState): HTMLElement {
+  const winner = bestMember(state);
+  const last = evaluationsOf(state, "valid").at(-1);
+  const metrics = Object.keys(last?.metrics ?? {});
+  const monitor = winner === null ? [] : [`best ${winner.best.column}`, "at step"];
+  const rows = memberNames(state).map((name, i) => {
+    const best = state.memberBests.at(i) ?? null;
+    const own = best === null ? ["–", "–"] : [value(best.value), count(best.step)];
+    const scores = metrics.map((metric) => {
+      const score = last?.members.at(i)?.[metric];
+      return score === undefined ? "–" : value(score);
+    });
+    const loss = state.members?.latest.at(i);
+    return [name, ...(winner === null ? [] : own), loss === undefined ? "–" : value(loss), ...scores];
+  });
+  const node = table(["", ...monitor, "training loss", ...metrics.map((metric) => `valid/${metric}`)], rows);
+  node.classList.add("dlfb-members");
+  if (winner !== null) node.querySelectorAll("tbody tr").item(winner.index).classList.add("dlfb-best-member");
+  return node;
+}
+
+/** The latest test of learning rates, once it is no longer the newest thing. */
+export function rateTest(): Pane {
+  return foldOut(
+    "rates",
+    (state) => {
+      const chosen = state.rateTests.at(-1)?.chosen;
+      return chosen === undefined || newestTrial(state) !== null ? "" : `Learning rate ${value(chosen)} was chosen`;
+    },
+    (state) => String(state.rateTests.length),
+    (state) =>
+      state.rateTests
+        .slice(-1)
+        .flatMap((trial) => [
+          rateFigure(trial, 440, 170),
+          el("p", "", `${plural(trial.rates.length, "rate")} tried in ${duration(trial.duration_s)}.`),
+        ]),
+  );
+}
+
 export function jitTimings(): Pane {
   return foldOut(
     "jit",
     () => "JIT timings",
-    (state) => `${state.compilations.length} ${state.recent.at(-1)?.duration_s}`,
+    (state) => `${state.compilations.length} ${state.plans.length} ${state.recent.at(-1)?.duration_s}`,
     (state) => {
       const rows = state.compilations.map((c) => [
         c.program,
@@ -117,7 +190,10 @@ export function jitTimings(): Pane {
         ? "Nothing has been dispatched yet."
         : `${duration(dispatch_s)} a dispatch (median of the latest), ${plural(Math.round(steps), "step")} a dispatch, ${duration(dispatch_s / steps)} a step.`;
       const times = table(["program", "cause", "trace", "lower", "compile"], rows);
-      return rows.length === 0 ? [el("p", "", text)] : [times, el("p", "", text)];
+      const plans = state.plans.map((plan) =>
+        el("p", "", `${planText(plan)} (step ${count(plan.step)}): ${plan.reason}`),
+      );
+      return [...(rows.length === 0 ? [] : [times]), ...plans, el("p", "", text)];
     },
   );
 }

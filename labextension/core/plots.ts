@@ -1,15 +1,16 @@
 // What each chart shows of a run.
 
+import { edges, fullSpan, SMOOTH_FROM, SMOOTH_PARTS, span } from "./axes";
 import type { Content, HorizontalLine, Line, Mark, Ring, Row, Span } from "./chart";
-import { count, plural, value } from "./format";
+import { count, deviation, plural, value } from "./format";
+import { brokenMembers, deviationOf, memberBand, scoreBand, spreadRows } from "./members";
+import { partLine, partRows, scoreParts } from "./parts";
 import { epochAt } from "./progress";
 import { evaluationsOf, type RunState, type Scores } from "./runState";
 
 const MOST_METRICS = 8;
-const SMOOTH_FROM = 200;
-const SMOOTH_PARTS = 50;
 
-/** The metrics that get a chart: those of the validation part, known at once when its baselines are. */
+/** The metrics that get a chart: those of the validation part, known at once when its baselines are, and of training. */
 export function metricNames(state: RunState): string[] {
   const evaluations = evaluationsOf(state, "valid");
   const expected = (state.plan?.rows.valid ?? 0) > 0 ? state.baselines.filter((b) => b.split === "valid") : [];
@@ -17,6 +18,7 @@ export function metricNames(state: RunState): string[] {
   for (const { metrics } of evaluations.length > 0 ? evaluations : expected) {
     for (const [name, score] of Object.entries(metrics)) if (name !== "loss" && Number.isFinite(score)) names.add(name);
   }
+  for (const name of scoreParts(state)) names.add(name);
   return [...names].slice(0, MOST_METRICS);
 }
 
@@ -31,25 +33,41 @@ export function lossContent(state: RunState, zoom: Span | null, log: boolean, co
   const raw = losses.decimate(x[0], x[1], columns);
   const shown = losses.indexAt(x[1] + 1) - losses.indexAt(x[0]);
   const smoothed = shown >= SMOOTH_FROM ? smoothLine(state, x, columns) : null;
-  const lines: Line[] = [
-    { ...raw, color: "train", width: 1, alpha: smoothed === null ? 1 : 0.35, dots: shown < 60 ? "circle" : undefined },
-  ];
-  if (smoothed !== null) lines.push(smoothed);
-  lines.push(...scoreLines(state, "loss"));
+  const band = memberBand(state, x, smoothed === null ? 0 : (x[1] - x[0]) / SMOOTH_PARTS);
+  const single: Line = {
+    ...raw,
+    color: "train",
+    width: band === null ? 1 : 1.75,
+    dots: shown < 60 ? "circle" : undefined,
+  };
+  const scores = scoreLines(state, "loss");
+  // Where there is a band, it says more than each step's mean around the smooth line.
+  const lines = smoothed === null ? [single] : band === null ? [{ ...single, alpha: 0.35 }, smoothed] : [smoothed];
+  lines.push(...scores);
+  const bands = [band, scoreBand(state, "loss")].filter((found) => found !== null);
   const levels = levelsOf(state, "loss");
-  const y = span([smoothed ?? lines[0], ...lines.slice(1)], lines[0], levels, x, log);
+  const y = span(
+    [smoothed ?? single, ...scores, ...bands.flatMap(edges)],
+    band === null ? single : null,
+    levels,
+    x,
+    log,
+  );
   const ring = ringOf(state, "loss");
-  return { x, y, log, lines, levels, marks: marksOf(state), ring, label: lossLabel(state) };
+  return { x, y, log, lines, bands, levels, marks: marksOf(state), ring, label: lossLabel(state) };
 }
 
 export function metricContent(state: RunState, metric: string, zoom: Span | null): Content {
-  const lines = scoreLines(state, metric);
-  const levels = levelsOf(state, metric);
   const x = zoom ?? fullSpan(state);
-  const y = span(lines, null, levels, x, false);
+  const lines = scoreLines(state, metric);
+  if (scoreParts(state).includes(metric)) lines.unshift(partLine(state, metric, x, "train"));
+  const band = scoreBand(state, metric);
+  const bands = band === null ? [] : [band];
+  const levels = levelsOf(state, metric);
+  const y = span([...lines, ...bands.flatMap(edges)], null, levels, x, false);
   const last = latest(state, metric);
   const label = `${metric} on the validation data${last === null ? "" : `: ${value(last)}`}`;
-  return { x, y, log: false, lines, levels, marks: [], ring: ringOf(state, metric), label };
+  return { x, y, log: false, lines, bands, levels, marks: [], ring: ringOf(state, metric), label };
 }
 
 export function latest(state: RunState, metric: string): number | null {
@@ -81,12 +99,16 @@ export function describe(state: RunState, metric: string, step: number, reach: n
         value: `${value(min)} – ${value(max)}`,
       });
     if (finite === 0 && to > from) rows.push({ label: "training loss", value: "not finite", color: "bad" });
+    rows.push(...spreadRows(state, step, reach));
   }
+  rows.push(...partRows(state, metric, step, reach));
   for (const split of splitsOf(state)) {
     const scores = nearest(evaluationsOf(state, split), step);
     if (scores === null || !(metric in scores.metrics) || Math.abs(scores.step - step) > reach) continue;
     const label = `${split} ${metric} (step ${count(scores.step)})`;
-    rows.push({ label, value: value(scores.metrics[metric]), color: split === "valid" ? "valid" : "other" });
+    const score = value(scores.metrics[metric]);
+    const around = deviation(deviationOf(scores, metric));
+    rows.push({ label, value: `${score} ${around}`.trim(), color: split === "valid" ? "valid" : "other" });
   }
   for (const { y, label } of levelsOf(state, metric)) rows.push({ label, value: value(y), color: "baseline" });
   return rows;
@@ -94,10 +116,6 @@ export function describe(state: RunState, metric: string, step: number, reach: n
 
 export function splitsOf(state: RunState): string[] {
   return [...new Set(state.evaluations.map((scores) => scores.split))];
-}
-
-function fullSpan(state: RunState): Span {
-  return [0, state.step > 0 ? state.step : state.plan?.steps_total || 1];
 }
 
 function smoothLine(state: RunState, [from, to]: Span, columns: number): Line {
@@ -141,7 +159,12 @@ function marksOf(state: RunState): Mark[] {
   for (const { step, level, text } of state.notices) {
     if (level === "warning") marks.push({ x: step, color: "warning", text });
   }
-  const broken = state.losses.firstNonFiniteStep;
+  state.plans.forEach(({ step, plan, reason }, i) => {
+    if (i > 0 && step > 0 && plan !== state.plans[i - 1].plan)
+      marks.push({ x: step, color: "muted", text: `${plan} from here: ${reason}` });
+  });
+  for (const { step, text } of brokenMembers(state)) marks.push({ x: step, color: "bad", text });
+  const broken = state.members === null ? state.losses.firstNonFiniteStep : null;
   if (broken !== null)
     marks.push({ x: broken, color: "bad", text: `first loss that is not finite: step ${count(broken)}` });
   return marks;
@@ -160,45 +183,6 @@ function lossLabel(state: RunState): string {
   const parts = [`training loss ${value(latestLoss(state))}`];
   if (valid !== null) parts.push(`validation loss ${value(valid)}`);
   return `Loss at step ${count(state.step)}: ${parts.join(", ")}`;
-}
-
-/**
- * The y axis of the lines between two steps. Single wild losses stretch it to twice its height at most, and a baseline
- * far away is named at the edge instead of pressing the lines flat.
- */
-function span(lines: readonly Line[], raw: Line | null, levels: HorizontalLine[], x: Span, log: boolean): Span {
-  const to = log ? Math.log10 : (y: number): number => y;
-  const back = log ? (y: number): number => 10 ** y : (y: number): number => y;
-  let [low, high] = extent(lines, x, to);
-  const [rawLow, rawHigh] = raw === null ? [low, high] : extent([raw], x, to);
-  const height = high - low || Math.abs(high) * 0.1 || 1;
-  [low, high] = [Math.max(Math.min(low, rawLow), low - height), Math.min(Math.max(high, rawHigh), high + height)];
-  const room = 2 * (high - low || height);
-  for (const y of levels
-    .map((level) => to(level.y))
-    .filter(Number.isFinite)
-    .sort((a, b) => Math.abs(a) - Math.abs(b))) {
-    if (!Number.isFinite(low)) [low, high] = [y, y];
-    if (y >= low - room) low = Math.min(low, y);
-    if (y <= high + room && y >= low) high = Math.max(high, y);
-  }
-  if (!Number.isFinite(low)) return log ? [0.1, 1] : [0, 1];
-  const pad = (high - low) * 0.08 || Math.abs(high) * 0.05 || 0.5;
-  return [back(low - pad), back(high + pad)];
-}
-
-function extent(lines: readonly Line[], [from, until]: Span, to: (y: number) => number): Span {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const { xs, ys } of lines) {
-    for (let i = 0; i < xs.length; i++) {
-      const y = to(ys[i]);
-      if (xs[i] < from || xs[i] > until || !Number.isFinite(y)) continue;
-      if (y < low) low = y;
-      if (y > high) high = y;
-    }
-  }
-  return [low, high];
 }
 
 function nearest(evaluations: readonly Scores[], step: number): Scores | null {

@@ -1,7 +1,9 @@
 // Where a run stands and how long it will still take, from its state alone.
 
+import type { PlanChosen } from "./events";
+import { duration } from "./format";
 import type { Pace, RunState } from "./runState";
-import { evaluationsOf } from "./runState";
+import { evaluationsOf, toNumber } from "./runState";
 
 export interface TimeLeft {
   /** NaN until the first losses have been timed */
@@ -52,4 +54,13 @@ export function dispatchTimes(state: RunState): { dispatch_s: number; steps: num
     dispatch_s: median(launched.map((pace) => pace.duration_s / pace.dispatches)),
     steps: median(launched.map((pace) => pace.steps / pace.dispatches)),
   };
+}
+
+/** How steps are run, and what was measured: "fused: 0.04 ms a step against 0.25 ms one by one". */
+export function planText({ plan, reason, step_s, fused_step_s }: PlanChosen): string {
+  const alone = toNumber(step_s);
+  const fused = toNumber(fused_step_s);
+  const [own, other, others] = plan === "fused" ? [fused, alone, "one by one"] : [alone, fused, "fused"];
+  if (!Number.isFinite(own)) return `${plan}: ${reason}`;
+  return `${plan}: ${duration(own)} a step${Number.isFinite(other) ? ` against ${duration(other)} ${others}` : ""}`;
 }

@@ -1,8 +1,20 @@
 // What a run's events add up to. No clock, no DOM: the same events always give the same state.
 
-import type { Compilation, DeviceMemory, JsonFloat, Losses, Notice, RunEvent, RunStarted, State } from "./events";
+import type {
+  Compilation,
+  DeviceMemory,
+  Evaluation,
+  JsonFloat,
+  Losses,
+  Notice,
+  PlanChosen,
+  RunEvent,
+  RunStarted,
+  State,
+} from "./events";
 import { ENDED, KINDS } from "./events";
 import { LossSeries } from "./lossSeries";
+import { MeanSeries, meanAndDeviation } from "./meanSeries";
 
 const RECENT = 64;
 
@@ -15,6 +27,8 @@ export interface Scores {
   rows: number;
   duration_s: number;
   look: number;
+  /** of each member; empty where it is one model */
+  members: Metrics[];
 }
 
 export interface Reference {
@@ -27,6 +41,14 @@ export interface Best {
   column: string;
   value: number;
   step: number;
+}
+
+/** Losses at the learning rates that were tried. */
+export interface RateTrial {
+  rates: Float64Array;
+  losses: Float64Array;
+  chosen: number;
+  duration_s: number;
 }
 
 /** What one report of losses tells about speed. */
@@ -46,9 +68,17 @@ export interface RunState {
   /** updates applied */
   step: number;
   losses: LossSeries;
+  /** the loss of each member; null where it is one model */
+  members: MeanSeries | null;
+  /** the other scalars of each step, by name */
+  parts: Map<string, MeanSeries>;
   evaluations: Scores[];
   baselines: Reference[];
   best: Best | null;
+  /** the best monitored score of each member; null for one without a finite score */
+  memberBests: (Best | null)[];
+  plans: PlanChosen[];
+  rateTests: RateTrial[];
   compilations: Compilation[];
   notices: Notice[];
   recent: Pace[];
@@ -66,9 +96,14 @@ export function emptyState(): RunState {
     updated_s: NaN,
     step: 0,
     losses: new LossSeries(),
+    members: null,
+    parts: new Map(),
     evaluations: [],
     baselines: [],
     best: null,
+    memberBests: [],
+    plans: [],
+    rateTests: [],
     compilations: [],
     notices: [],
     recent: [],
@@ -108,15 +143,9 @@ export function reduce(state: RunState, event: RunEvent): void {
     case "losses":
       reduceLosses(state, event);
       break;
-    case "evaluation": {
-      const { step, rows, look } = event;
-      const split = asText(event.split);
-      const duration_s = toNumber(event.duration_s);
-      const scores = { step, split, rows, look, duration_s, metrics: toNumbers(event.metrics) };
-      state.evaluations.push(scores);
-      state.best = better(state, scores);
+    case "evaluation":
+      reduceEvaluation(state, event);
       break;
-    }
     case "baseline":
       state.baselines.push({ name: asText(event.name), split: asText(event.split), metrics: toNumbers(event.metrics) });
       break;
@@ -125,6 +154,17 @@ export function reduce(state: RunState, event: RunEvent): void {
       break;
     case "notice":
       state.notices.push(event);
+      break;
+    case "plan_chosen":
+      state.plans.push(event);
+      break;
+    case "rate_test":
+      state.rateTests.push({
+        rates: decodeLosses(event.rates),
+        losses: decodeLosses(event.losses),
+        chosen: toNumber(event.chosen),
+        duration_s: toNumber(event.duration_s),
+      });
       break;
     case "device_memory":
       state.memory.set(event.device, event);
@@ -140,18 +180,21 @@ export function evaluationsOf(state: RunState, split: string): Scores[] {
 export function decodeLosses(text: string): Float64Array {
   const size = text.startsWith("f4:") ? 4 : text.startsWith("f8:") ? 8 : 0;
   if (size === 0) throw new Error(`losses start with "f4:" or "f8:", not ${JSON.stringify(text.slice(0, 3))}`);
-  const bytes = Uint8Array.from(atob(text.slice(3)), (character) => character.charCodeAt(0));
+  const raw = atob(text.slice(3));
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
   const view = new DataView(bytes.buffer);
-  return Float64Array.from({ length: Math.floor(bytes.length / size) }, (_, i) =>
-    size === 4 ? view.getFloat32(i * 4, true) : view.getFloat64(i * 8, true),
-  );
+  const values = new Float64Array(Math.floor(bytes.length / size));
+  for (let i = 0; i < values.length; i++)
+    values[i] = size === 4 ? view.getFloat32(i * 4, true) : view.getFloat64(i * 8, true);
+  return values;
 }
 
 const PLAN: RunStarted = {
   ...{ kind: "run_started", step: 0, time_s: "NaN", version: NaN, run_id: "", name: "", task: "", task_sentence: "" },
   ...{ classes: [], model: "", model_kind: "", parameter_count: 0, steps_total: 0, steps_per_epoch: 0, batch_size: 0 },
   ...{ evaluations_total: 0, monitor: "", monitor_mode: "min", rows: {}, split_hash: "", settings: {}, versions: {} },
-  ...{ device: "", source: "" },
+  ...{ device: "", source: "", members: [] },
 };
 
 /** The plan with every field of the kind that this version knows: a newer one may lack some, or mean others by them. */
@@ -185,20 +228,75 @@ function reduceLosses(state: RunState, event: Losses): void {
   if (!(Number.isInteger(first_step) && first_step >= 0 && Number.isInteger(stride) && stride >= 1))
     throw new Error(`losses of no known place: first_step ${first_step}, stride ${stride}`);
   const values = decodeLosses(event.losses);
-  state.losses.append(event.first_step, event.stride, values);
   const steps = values.length * event.stride;
   state.step = Math.max(state.step, event.first_step + steps);
   state.recent.push({ steps, dispatches: event.dispatches, duration_s: toNumber(event.duration_s) });
   if (state.recent.length > RECENT) state.recent.shift();
+  try {
+    reduceBeside(state, event, values);
+  } finally {
+    state.losses.append(event.first_step, event.stride, values);
+  }
 }
 
-function better(state: RunState, scores: Scores): Best | null {
+/** Takes the parts of the losses, and the members', of which `values` is the mean. */
+function reduceBeside(state: RunState, event: Losses, values: Float64Array): void {
+  // An older version wrote neither.
+  const { parts = {}, members = [] } = event as Partial<Losses>;
+  const blocks = members.map(decodeLosses).filter(({ length }) => length === values.length);
+  if (blocks.length > 0 && blocks.length === members.length) {
+    if (state.members?.rows !== blocks.length) state.members = new MeanSeries(blocks.length);
+    state.members.append(event.first_step, event.stride, blocks);
+    // One that broke down does not hide the others.
+    for (let i = 0; i < values.length; i++) {
+      if (!Number.isFinite(values[i])) values[i] = meanAndDeviation(blocks.map((block) => block[i])).mean;
+    }
+  }
+  for (const [name, text] of Object.entries(parts)) {
+    const block = decodeLosses(text);
+    if (block.length !== values.length || name === "loss") continue;
+    const series = state.parts.get(name) ?? new MeanSeries(1);
+    series.append(event.first_step, event.stride, [block]);
+    state.parts.set(name, series);
+  }
+}
+
+function reduceEvaluation(state: RunState, event: Evaluation): void {
+  const { step, rows, look } = event;
+  const { members: told = [] } = event as Partial<Evaluation>;
+  const members = told.map(toNumbers);
+  const metrics = toNumbers(event.metrics);
+  const scores = { step, split: asText(event.split), rows, look, duration_s: toNumber(event.duration_s), members };
+  state.best = better(state, { ...scores, metrics }, state.best);
+  members.forEach((own, i) => {
+    state.memberBests[i] = better(state, { ...scores, metrics: own }, state.memberBests.at(i) ?? null);
+  });
+  for (const name of Object.keys(metrics)) {
+    if (members.length > 0 && !Number.isFinite(metrics[name]))
+      metrics[name] = meanAndDeviation(members.map((own) => own[name])).mean;
+  }
+  state.evaluations.push({ ...scores, metrics });
+}
+
+/** The member with the best monitored score; of equal ones the earliest. */
+export function bestMember({ memberBests, plan }: RunState): { index: number; best: Best } | null {
+  const sign = plan?.monitor_mode === "max" ? -1 : 1;
+  let found: { index: number; best: Best } | null = null;
+  memberBests.forEach((best, index) => {
+    if (best === null) return;
+    const difference = found === null ? -1 : sign * (best.value - found.best.value);
+    if (difference < 0 || (difference === 0 && best.step < (found?.best.step ?? Infinity))) found = { index, best };
+  });
+  return found;
+}
+
+function better(state: RunState, scores: Scores, before: Best | null): Best | null {
   const column = state.plan?.monitor ?? "";
   const slash = column.indexOf("/");
-  if (slash < 0 || scores.split !== column.slice(0, slash)) return state.best;
+  if (slash < 0 || scores.split !== column.slice(0, slash)) return before;
   const value = scores.metrics[column.slice(slash + 1)];
-  if (!Number.isFinite(value)) return state.best;
+  if (!Number.isFinite(value)) return before;
   const sign = state.plan?.monitor_mode === "max" ? -1 : 1;
-  if (state.best !== null && sign * value >= sign * state.best.value) return state.best;
+  if (before !== null && sign * value >= sign * before.value) return before;
   return { column, value, step: scores.step };
 }

@@ -9,6 +9,8 @@ export type Action = "pause" | "resume" | "stop";
 const ACTIONS: readonly Action[] = ["pause", "resume", "stop"];
 /** How long a refusal is shown. */
 const REFUSAL_MS = 8000;
+/** How long an action may be without effect before it is no longer waited for. */
+const PATIENCE_MS = 30_000;
 
 /** How a store reaches the engine. */
 export interface Channel {
@@ -35,6 +37,7 @@ export class RunStore {
   private hasWarned = false;
   private said = new Map<string, string>();
   private refusals = 0;
+  private requests = 0;
   private count = 0;
   private awaitingSnapshot = false;
   private listeners = new Set<() => void>();
@@ -148,6 +151,11 @@ export class RunStore {
     this.pending = action;
     this.refusal = "";
     this.channel.control(action);
+    const mine = ++this.requests;
+    setTimeout(() => {
+      if (this.pending === action && this.requests === mine)
+        this.refused(`The run has not followed “${action}” for ${PATIENCE_MS / 1000} s; it may do so yet.`);
+    }, PATIENCE_MS);
     this.changed();
   }
 

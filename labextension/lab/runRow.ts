@@ -151,12 +151,16 @@ function titleOf(summary: RunSummary, now_s: number): string {
   return [
     summary.name,
     reasonOf(summary, now_s),
-    [summary.model, summary.task, summary.device].filter((text) => text !== "").join(" · "),
+    [summary.model, membersOf(summary), summary.task, summary.device].filter((text) => text !== "").join(" · "),
     timesOf(summary),
     [summary.run, versions].filter((text) => text !== "").join(" · "),
   ]
     .filter((text) => text !== "")
     .join("\n");
+}
+
+function membersOf({ members = 0 }: RunSummary): string {
+  return members > 0 ? `${count(members)} at once, scores are means` : "";
 }
 
 function timesOf({ started_s, elapsed_s }: RunSummary): string {

@@ -48,6 +48,8 @@ export interface RunSummary {
   elapsed_s: number;
   step: number;
   steps_total: number;
+  /** models that are trained at once; 0 where it is one, and of a server that does not know */
+  members?: number;
   best: { column: string; value: number; step: number } | null;
   scores: Record<string, Record<string, JsonFloat>>;
   baseline: { name: string; split: string; metrics: Record<string, JsonFloat> } | null;

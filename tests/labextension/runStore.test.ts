@@ -75,7 +75,8 @@ test("an event that cannot be read is left out, and the others are taken", (t) =
   assert.equal(warn.mock.callCount(), 1);
 });
 
-test("an action is asked for while the run can hear it, and is pending until the state changes", () => {
+test("an action is asked for while the run can hear it, and is pending until the state changes", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
   const { store, actions } = talk();
   store.append(0, [plan()], 0);
   store.request("stop");

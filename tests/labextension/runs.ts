@@ -6,8 +6,8 @@ import type { Evaluation, Losses, RunStarted } from "../../labextension/core/eve
 import { asEvent, emptyState, reduce, type RunState } from "../../labextension/core/runState";
 
 /** The tests run from the repository's root. */
-export function goldenEvents(): unknown[] {
-  const lines = readFileSync("tests/golden/run.jsonl", "utf-8").trimEnd().split("\n");
+export function goldenEvents(name = "run"): unknown[] {
+  const lines = readFileSync(`tests/golden/${name}.jsonl`, "utf-8").trimEnd().split("\n");
   return lines.map((line) => JSON.parse(line) as unknown);
 }
 
@@ -25,17 +25,22 @@ export function plan(changes: Partial<RunStarted> = {}): RunStarted {
   return { ...golden, ...changes };
 }
 
+export function block(values: readonly number[]): string {
+  return `f8:${btoa(String.fromCharCode(...new Uint8Array(Float64Array.from(values).buffer)))}`;
+}
+
 export function losses(firstStep: number, values: readonly number[], changes: Partial<Losses> = {}): Losses {
-  const bytes = new Uint8Array(Float64Array.from(values).buffer);
   return {
     kind: "losses",
     step: firstStep + values.length,
     time_s: 0,
     first_step: firstStep,
-    losses: `f8:${btoa(String.fromCharCode(...bytes))}`,
+    losses: block(values),
     stride: 1,
     duration_s: 1,
     dispatches: 1,
+    parts: {},
+    members: [],
     ...changes,
   };
 }
@@ -51,6 +56,7 @@ export function evaluation(step: number, changes: Partial<Evaluation> = {}): Eva
     rows: 1,
     duration_s: 0.5,
     look: 0,
+    members: [],
     ...changes,
   };
 }

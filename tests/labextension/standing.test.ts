@@ -27,7 +27,8 @@ test("events that follow are taken once, and an answer without any is no sign of
   assert.equal(store.heardAt_ms, 3000);
 });
 
-test("a run whose kernel is gone was interrupted, whatever it said last", () => {
+test("a run whose kernel is gone was interrupted, whatever it said last", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
   for (const last of [running, paused, { ...running, state: "compiling" }]) {
     const store = started(last);
     store.request("stop");
@@ -106,7 +107,26 @@ test("a refused action is no longer pending, and why is shown for a while", (t) 
   assert.equal(store.refusal, "");
 });
 
-test("what was asked for is pending until the run says it, also over a whole new copy", () => {
+test("what is not followed for half a minute is no longer waited for, and can be asked for again", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const store = started();
+  store.request("stop");
+  t.mock.timers.tick(20_000);
+  store.refused("no");
+  store.request("stop");
+  t.mock.timers.tick(29_000);
+  assert.equal(store.pending, "stop", "counted from the second time");
+  t.mock.timers.tick(1000);
+  assert.equal(store.pending, null);
+  assert.match(store.refusal, /has not followed “stop” for 30 s/);
+  store.request("pause");
+  store.extend([paused], 4000);
+  t.mock.timers.tick(30_000);
+  assert.equal(store.refusal, "");
+});
+
+test("what was asked for is pending until the run says it, also over a whole new copy", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
   const store = started();
   store.request("pause");
   store.replace([plan(), running, losses(0, [1])], 0, 2000);
