@@ -16,6 +16,9 @@ from dlfb_lab.errors import DataError, OptionError
 PLAIN = (int, float, str, bytes, np.generic)
 """What a list may hold and be one array."""
 
+READY = frozenset(map(np.dtype, (np.float16, np.float32, np.int8, np.int16, np.int32, np.uint8, np.uint32, bool)))
+"""Of numbers that JAX takes as they are, in the machine's byte order."""
+
 
 def on_host(tree: Any, what: str) -> Any:
     """Returns the tree with NumPy arrays for leaves: tensors of any framework, numbers and lists of numbers.
@@ -29,6 +32,10 @@ def on_host(tree: Any, what: str) -> Any:
     Raises:
         DataError: a leaf is no array, or too large for 32 bits.
     """
+    parts = tree.values() if type(tree) is dict else tree if type(tree) in (tuple, list) else [tree]
+    if all(map(_is_ready, parts)):
+        # The usual batch, which costs next to nothing here.
+        return tree
     leaves, structure = jax.tree.flatten(tree, is_leaf=is_values)
     arrays = [leaf if _is_ready(leaf) else _array(leaf, what + leaf_name(tree, i)) for i, leaf in enumerate(leaves)]
     return jax.tree.unflatten(structure, arrays)
@@ -40,7 +47,7 @@ def leaves_of(tree: Any) -> list[Any]:
 
 
 def _is_ready(leaf: Any) -> bool:
-    return type(leaf) is np.ndarray and leaf.dtype.str in ("<f4", "<i4", "|u1", "|b1")
+    return type(leaf) is np.ndarray and leaf.dtype in READY
 
 
 def is_values(node: Any) -> bool:

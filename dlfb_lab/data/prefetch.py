@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlfb_lab.errors import DataError, DlfbLabError, one_line
 
@@ -58,15 +59,17 @@ class Prefetch:
             DataError: the iterator failed; what it raised is the cause.
         """
         line = self._line
-        with line.changed:
-            if not line.changed.wait_for(lambda: line.items or line.over, timeout_s):
-                raise Late
-            if line.items:
-                item = line.items.popleft()
-                line.changed.notify_all()
-                return item
-            error, line.error = line.error, None
+        if line.over:
+            raise StopIteration
+        try:
+            found = line.items.get(timeout=timeout_s)
+        except Empty:
+            raise Late from None
+        if not isinstance(found, _End):
+            line.room.put(None)
+            return found.item
         self.close()
+        error = found.error
         if error is None:
             raise StopIteration
         if isinstance(error, DlfbLabError) or not isinstance(error, Exception):
@@ -85,36 +88,44 @@ class Prefetch:
         self.close()
 
 
+class _Item(NamedTuple):
+    item: Any
+
+
+class _End(NamedTuple):
+    error: BaseException | None
+
+
 class _Line:
-    """What the thread and the reader share; it does not hold the `Prefetch`, which may be let go without closing."""
+    """What the thread and the reader share; it does not hold the `Prefetch`, which may be let go without closing.
+
+    Its queues have no lock that one thread could hold while it waits for its turn on a busy processor.
+    """
 
     def __init__(self, depth: int) -> None:
-        self.depth = depth
-        self.items: deque[Any] = deque()
-        self.changed = threading.Condition()
+        self.items: SimpleQueue[_Item | _End] = SimpleQueue()
+        self.room: SimpleQueue[None] = SimpleQueue()
         self.over = False
-        self.error: BaseException | None = None
+        for _ in range(depth):
+            self.room.put(None)
 
 
 def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -> None:
     error: BaseException | None = None
     try:
         while True:
-            with line.changed:
-                # Room first: an item that waits outside the line would be one more in memory.
-                line.changed.wait_for(lambda: line.over or len(line.items) < line.depth)
-                over = line.over
-            if over:
+            # Room first: an item that waits outside the line would be one more in memory.
+            line.room.get()
+            if line.over:
                 break
             try:
                 item = next(iterator)
             except StopIteration:
                 break
             item = convert(item)
-            with line.changed:
-                if not line.over:
-                    line.items.append(item)
-                line.changed.notify_all()
+            if line.over:
+                break
+            line.items.put(_Item(item))
             del item
     except BaseException as caught:
         error = caught
@@ -124,17 +135,16 @@ def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -
             close()
         except BaseException as caught:
             error = error or caught
-    with line.changed:
-        line.error = None if line.over else error
-        line.over = True
-        line.changed.notify_all()
+    line.items.put(_End(error))
 
 
 def _end(line: _Line, thread: threading.Thread) -> None:
-    with line.changed:
-        line.over = True
-        line.error = None
-        line.items.clear()
-        line.changed.notify_all()
+    line.over = True
+    line.room.put(None)
     if thread is not threading.current_thread():
         thread.join(GOODBYE_S)
+    with suppress(Empty):
+        while True:
+            line.items.get_nowait()
+    # For whoever waits for an item in another thread.
+    line.items.put(_End(None))
