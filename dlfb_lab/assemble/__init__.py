@@ -26,7 +26,7 @@ from dlfb_lab.engine import plan as plans
 from dlfb_lab.engine.clock import seconds
 from dlfb_lab.engine.control import Control
 from dlfb_lab.engine.experiment import Experiment
-from dlfb_lab.engine.feed import Rows
+from dlfb_lab.engine.feed import Rows, TrainingData
 from dlfb_lab.engine.memory import fits_on_device
 from dlfb_lab.errors import OptionError, nearest
 from dlfb_lab.models.host import HostStep
@@ -57,10 +57,11 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     size = (
         batch_of("batch_size", r.batch_size, trained.rows or 1) if trained.rows is not None else _stream_batch(prepared)
     )
+    _check_length(r, trained, numbers)
     steps_total = numbers["steps"] or (numbers["epochs"] or 0) * (trained.batches(size) or 0)
     kind = _family(r, given)
     refuse(r, kind, getattr(given, "kind", "step of your own"))
-    model, said = _model(r, given, prepared, size)
+    model, loss, said, notice = _model(r, given, prepared, size)
     optimizer, of_optimizer = optimizer_of(r, model, kind, steps_total)
     said |= of_optimizer
     everyone = members(r, optimizer)
@@ -69,7 +70,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         model=wrapped(r, model, kind),
         optimizer=optimizer,
         task=prepared.task,
-        loss=r.loss,
+        loss=loss,
         weigh=weights_of(r, prepared),
         metrics=choose_metrics(r.metrics, prepared.task),
         train=trained,
@@ -102,8 +103,9 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         source=r.source,
     )
     plan = experiments.plan(experiment)
-    _check_length(experiment, plan.steps_total)
     notices = list(prepared.notices(experiment, plan.target_shape))
+    if notice:
+        notices.append(("info", notice))
     if cached is not None:
         notices.append(("info", cached))
     experiment = replace(experiment, notices=tuple(notices))
@@ -189,7 +191,7 @@ def _data(r: TrainRequest, given: Any) -> Prepared:
         return own.prepare(r)
     if experiments.family(given) == "stepper":
         return own.prepare(r, pairs=True)
-    return labelled.prepare(r, lambda x: guests.output_shape(given, x, int(r.seed)))
+    return labelled.prepare(r, lambda x: guests.output_shape(given, x, int(r.seed)), guests.regression_only(r, given))
 
 
 def _family(r: TrainRequest, given: Any) -> str:
@@ -200,14 +202,15 @@ def _family(r: TrainRequest, given: Any) -> str:
 
 def _model(
     r: TrainRequest, given: Any, prepared: Prepared, size: int
-) -> tuple[Model | Stepper | Guest, dict[str, Any]]:
+) -> tuple[Model | Stepper | Guest, Any, dict[str, Any], str]:
+    """Returns what is trained, its loss, what the journal says of a guest's optimizer, and a notice."""
     if hasattr(given, "make"):
         return guests.make(given, r, prepared, size)
     if given is not None:
-        return given, {}
+        return given, r.loss, {}, ""
     if r.state is None:
-        return HostStep(r.step, r.eval_step, r.args), {}
-    return own_step(r.step, r.state, prepared.train.sample(size), r.eval_step, r.args), {}
+        return HostStep(r.step, r.eval_step, r.args), None, {}, ""
+    return own_step(r.step, r.state, prepared.train.sample(size), r.eval_step, r.args), None, {}, ""
 
 
 def _stream_batch(prepared: Prepared) -> int:
@@ -220,7 +223,17 @@ def _eval_batch(r: TrainRequest, prepared: Prepared) -> int:
     return 0 if part is None or r.eval_batch_size is None else batch_of("eval_batch_size", r.eval_batch_size, len(part))
 
 
-def _check_length(experiment: Experiment, steps_total: int) -> None:
-    stream: Any = getattr(experiment.train, "stream", None)
-    if stream is not None and stream.endless and not experiment.steps and experiment.timebox_s is None:
+def _check_length(r: TrainRequest, data: TrainingData, numbers: dict[str, int | None]) -> None:
+    """Refuses lengths that a stream cannot give; of one that can be read once there is one epoch."""
+    stream: Any = getattr(data, "stream", None)
+    if stream is None:
+        return
+    if stream.endless and not numbers["steps"] and r.timebox is None:
         raise OptionError(f"The data are an endless {stream.name}. Say how long to train: --steps N, or --timebox 10m.")
+    if stream.once and (numbers["epochs"] or 1) > 1:
+        if r.epochs is not None:
+            raise OptionError(
+                f"--epochs {r.epochs}: the {stream.name} can be read only once. Give a list of batches, or the "
+                "function that makes it (it is called for each epoch); or train for one epoch."
+            )
+        numbers["epochs"] = 1

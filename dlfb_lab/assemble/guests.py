@@ -9,8 +9,9 @@ import numpy as np
 
 from dlfb_lab.assemble.labelled import Prepared
 from dlfb_lab.assemble.request import TrainRequest
-from dlfb_lab.engine import losses
-from dlfb_lab.engine.names import two_arguments
+from dlfb_lab.engine import guest_losses, losses
+from dlfb_lab.engine.losses import Loss
+from dlfb_lab.errors import OptionError
 from dlfb_lab.models.guest import GuestFactory
 from dlfb_lab.models.model import Guest, Model
 
@@ -35,28 +36,36 @@ def output_shape(given: Model | GuestFactory, x: Any, seed: int) -> tuple[int, .
     return tuple(jax.eval_shape(outputs, x).shape)
 
 
-def make(factory: GuestFactory, r: TrainRequest, prepared: Prepared, batch: int) -> tuple[Guest, dict[str, Any]]:
-    """Returns a guest that is ready to be trained, and what the journal says of its optimizer.
+def make(
+    factory: GuestFactory, r: TrainRequest, prepared: Prepared, batch: int
+) -> tuple[Guest, Loss, dict[str, Any], str]:
+    """Returns a guest that is ready to be trained, its loss, what the journal says of its optimizer, and a notice.
 
     Raises:
         ModelError, OptionError: see `GuestFactory.make`.
     """
     task = prepared.task
     assert task is not None
+    if factory.loss is not None and r.loss is not None:
+        raise OptionError(f"--loss: the model was compiled with the loss `{factory.loss}`. Leave --loss out.")
+    chosen = factory.optimizer(r.optimizer, r.lr)
     x, y = jax.tree.map(lambda a: np.asarray(a)[:SAMPLED], prepared.train.sample(batch))
     shape = factory.outputs(x, int(r.seed)).shape
-    loss: Any = r.loss
-    if callable(loss):
-        target_first, _ = two_arguments(loss, "loss") if not hasattr(loss, "forward") else (False, "")
-        own = loss
-        loss = (lambda outputs, targets: own(targets, outputs)) if target_first else own
-        link = losses.choose(None, task, shape).link
+    if factory.loss is not None:
+        loss = guest_losses.brought(factory.loss, factory.link, task, shape)
     else:
-        asked = loss or (factory.loss if factory.loss in losses.NAMES else None)
-        chosen = losses.choose(asked, task, shape)
-        link = chosen.link
-        loss = chosen.name if loss is not None or factory.loss is None else None
-    targets = y.reshape(losses.target_shape(task, link, shape, y.shape))
-    said = factory.optimizer(r.optimizer, r.lr)
-    guest = factory.make(loss=loss, optimizer=r.optimizer, lr=r.lr, seed=int(r.seed), sample=(x, targets), clip=r.clip)
-    return guest, {"optimizer": said.name, "lr": said.lr}
+        loss = guest_losses.choose(r.loss, task, shape)
+    guest = factory.make(
+        loss=None if factory.loss is not None else guest_losses.given(loss),
+        optimizer=r.optimizer,
+        lr=r.lr,
+        seed=int(r.seed),
+        sample=(x, y.reshape(losses.target_shape(task, loss.link, shape, y.shape))),
+        clip=r.clip,
+    )
+    return guest, loss, {"optimizer": chosen.name, "lr": chosen.lr}, chosen.notice
+
+
+def regression_only(r: TrainRequest, given: Any) -> bool:
+    """Whether the loss, the user's or one that the model brings along, is one that only regression takes."""
+    return guest_losses.regression_only(r.loss) or getattr(given, "link", None) == "identity"

@@ -56,12 +56,13 @@ class Prepared:
     notices: Callable[[Experiment, tuple[int, ...]], Notices]
 
 
-def prepare(r: TrainRequest, outputs_of: Callable[[Any], tuple[int, ...]]) -> Prepared:
+def prepare(r: TrainRequest, outputs_of: Callable[[Any], tuple[int, ...]], regression: bool) -> Prepared:
     """Prepares data for a model with our loss and metrics.
 
     Args:
         r: what was asked for.
         outputs_of: returns the shape of the model's outputs for inputs; a stream's classes are counted by it.
+        regression: whether the loss is one that only regression takes.
 
     Raises:
         DataError, OptionError: the data, or what was said of them, cannot be used.
@@ -71,14 +72,14 @@ def prepare(r: TrainRequest, outputs_of: Callable[[Any], tuple[int, ...]]) -> Pr
         read = sources.read_inputs(r.data, groups=r.groups, batch_size=rows_asked(r), seed=int(r.seed))
     else:
         read = sources.read(r.data, target=r.target, groups=r.groups, batch_size=rows_asked(r), seed=int(r.seed))
-    return _of_stream(r, read, outputs_of) if isinstance(read, Stream) else _of_rows(r, read)
+    return _of_stream(r, read, outputs_of, regression) if isinstance(read, Stream) else _of_rows(r, read, regression)
 
 
-def _of_rows(r: TrainRequest, examples: Examples) -> Prepared:
+def _of_rows(r: TrainRequest, examples: Examples, regression: bool) -> Prepared:
     task = tasks.infer(
         examples.y,
         r.task,
-        losses.regression_only(r.loss),
+        regression,
         categories=examples.categories,
         labels=examples.labels,
     )
@@ -118,7 +119,9 @@ def _of_rows(r: TrainRequest, examples: Examples) -> Prepared:
     )
 
 
-def _of_stream(r: TrainRequest, stream: Stream, outputs_of: Callable[[Any], tuple[int, ...]]) -> Prepared:
+def _of_stream(
+    r: TrainRequest, stream: Stream, outputs_of: Callable[[Any], tuple[int, ...]], regression: bool
+) -> Prepared:
     if r.scale:
         raise OptionError(f"--scale: the data are a {stream.name}, whose statistics are not known. Scale its batches.")
     if r.groups is not None:
@@ -131,7 +134,7 @@ def _of_stream(r: TrainRequest, stream: Stream, outputs_of: Callable[[Any], tupl
         return x, x
 
     x, y = split(stream.first)
-    task = tasks.infer_from_batch(y, r.task, outputs_of(x), losses.regression_only(r.loss))
+    task = tasks.infer_from_batch(y, r.task, outputs_of(x), regression)
 
     def convert(batch: Any) -> tuple[Any, Array]:
         x, y = split(batch)
@@ -159,7 +162,7 @@ def _of_stream(r: TrainRequest, stream: Stream, outputs_of: Callable[[Any], tupl
         parts=given,
         rows_of={name: np.arange(len(part)) for name, part in given.items()},
         task=task,
-        task_sentence=f"{task.name}: a {stream.name}, {rows}",
+        task_sentence=f"{task.phrase}: a {stream.name}, {rows}",
         split_hash="",
         read=read,
         notices=notices,

@@ -76,9 +76,12 @@ class Scorer:
     def score_outputs(self, outputs: Array, y: Array) -> dict[str, float]:
         """Returns the loss and every metric of outputs beside encoded targets, shape [rows, ...]."""
         targets = np.asarray(y).reshape(len(y), *self._target_shape)
-        run = self._compiled(self._mean_loss, outputs, targets)
         predictions = Predictions(y, outputs, self.task, self.loss.link)
-        return {"loss": float(run(outputs, targets)), **score(self.metrics, predictions, self.problems)}
+        return {**self.loss_of(outputs, targets), **score(self.metrics, predictions, self.problems)}
+
+    def loss_of(self, outputs: Array, targets: Array) -> dict[str, float]:
+        """Returns the loss of outputs beside targets in the shape that it takes."""
+        return {"loss": float(self._compiled(self._mean_loss, outputs, targets)(outputs, targets))}
 
     def news(self, step: int) -> Iterator[Event]:
         """Yields what was compiled, and which metrics failed for the first time, since it was last asked."""

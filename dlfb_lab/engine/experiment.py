@@ -21,6 +21,7 @@ from dlfb_lab.engine.programs import Program, shapes
 from dlfb_lab.engine.task import Task
 from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, nearest, one_line
 from dlfb_lab.models.model import Guest, Model, PyTree, Stepper
+from dlfb_lab.models.transfer import transfer
 
 
 def as_it_is(loss: Loss) -> Loss:
@@ -72,7 +73,7 @@ class Experiment:
         model: what is trained.
         optimizer: what turns gradients into updates; None where the model brings its own step.
         task: what is predicted; None where a step of the user's own decides that.
-        loss: the loss's name, the user's function, or None for the task's usual one.
+        loss: the loss's name, the user's function, or None for the task's usual one; of a guest the loss itself.
         weigh: makes of a loss one whose rows have weights.
         metrics: computed at every evaluation.
         train: rows or batches to learn from.
@@ -104,7 +105,7 @@ class Experiment:
     model: Model | Stepper | Guest
     optimizer: Optimizer | None
     task: Task | None
-    loss: str | Callable[..., Any] | None
+    loss: str | Callable[..., Any] | Loss | None
     weigh: Callable[[Loss], Loss] = as_it_is
     metrics: tuple[Metric, ...]
     train: TrainingData
@@ -241,7 +242,10 @@ def _plan_model(experiment: Experiment, batch: PyTree) -> dict[str, Any]:
         raise ModelError(
             f"The model returned {_described(output)} for {rows} rows; it must return one array with one row each."
         )
+    if experiment.init_from is not None:
+        transfer(experiment.init_from, params)
     _check_optimizer(model.key, optimizer, params)
+    assert not isinstance(experiment.loss, Loss)
     plain = losses.choose(experiment.loss, task, output.shape)
     loss = experiment.weigh(plain)
     target_shape = losses.target_shape(task, loss.link, output.shape, y.shape)
@@ -275,7 +279,8 @@ def _plan_guest(experiment: Experiment, batch: PyTree) -> dict[str, Any]:
         return {"parameter_count": count, "evaluated": ()}
     x, y = batch
     output = guest.outputs(x)
-    loss = losses.choose(experiment.loss, task, output.shape)
+    loss = experiment.loss
+    assert isinstance(loss, Loss)
     target_shape = losses.target_shape(task, loss.link, output.shape, y.shape)
     return {
         "loss": loss,

@@ -165,7 +165,7 @@ class Streamed:
 
     def feed(self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool) -> Feed:
         """See `TrainingData`."""
-        for epoch in _counted(epochs):
+        for epoch in _counted(1 if self.stream.once else epochs):
             count = 0
             for item in self.stream.epoch(epoch, seed):
                 tree = self.convert(item)

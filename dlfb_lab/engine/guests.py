@@ -32,7 +32,7 @@ class GuestTrainer:
         self._batches: Prefetch | None = None
         self._scorer: Scorer | None = None
         if experiment.task is not None and plan.loss is not None:
-            self._scorer = Scorer(experiment.task, plan.scored_loss or plan.loss, experiment.metrics, plan.target_shape)
+            self._scorer = _GuestScorer(experiment, plan, self.guest)
 
     def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
         """See `Trainer`."""
@@ -88,9 +88,9 @@ class GuestTrainer:
 
     def _scores(self, part: Part | Rows, goes_on: Callable[[], bool] = always) -> dict[str, float]:
         if self._scorer is None or not isinstance(part, Part):
-            evaluate: Callable[[Any], dict[str, float]] = self.guest.evaluate  # type: ignore[attr-defined]
-            return dict(evaluate(part.tree))
-        return self._scorer.score_outputs(self._outputs(part.x, goes_on), part.y)
+            return self.guest.evaluate(part.tree)
+        outputs = self._outputs(part.x, goes_on)
+        return self._scorer.score_outputs(outputs, part.y)
 
     def _outputs(self, x: Inputs, goes_on: Callable[[], bool] = always) -> Array:
         rows = len(jax.tree.leaves(x)[0])
@@ -120,6 +120,19 @@ class GuestTrainer:
         if self._batches is not None:
             self._batches.close()
         self._best = None
+
+
+class _GuestScorer(Scorer):
+    """Scores outputs by our metrics, and by the loss and metrics of the guest where they are not ours."""
+
+    def __init__(self, experiment: Experiment, plan: Plan, guest: Guest) -> None:
+        assert experiment.task is not None and plan.loss is not None
+        super().__init__(experiment.task, plan.loss, experiment.metrics, plan.target_shape)
+        self._guest = guest
+
+    def loss_of(self, outputs: Array, targets: Array) -> dict[str, float]:
+        """See `Scorer`."""
+        return self._guest.scores(outputs, targets) if self.loss.own else super().loss_of(outputs, targets)
 
 
 def _unchanged(item: Any) -> Any:

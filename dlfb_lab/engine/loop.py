@@ -25,7 +25,7 @@ from dlfb_lab.engine.monitor import Monitor
 from dlfb_lab.engine.resident import ResidentTrainer
 from dlfb_lab.engine.streamed import StreamedTrainer
 from dlfb_lab.engine.trainer import Trained, Trainer
-from dlfb_lab.errors import one_line
+from dlfb_lab.errors import DataError, one_line
 from dlfb_lab.events import Evaluation, Event, FloatBlock, Losses, Notice, RateTest, RunStarted, Status
 
 PATIENCE_S = 0.2
@@ -71,7 +71,8 @@ def train(
             yield Status(step=0, state="running")
             reason = yield from training.run()
             yield from training.restore_best()
-            state = "stopped" if control.stop_reason is not None else "finished"
+            ended_early = control.stop_reason is not None or training.failure is not None
+            state = "stopped" if ended_early else "finished"
             yield Status(step=training.step, state=state, reason=reason)  # type: ignore[arg-type]
             return training.trained()
         except GeneratorExit:
@@ -93,6 +94,7 @@ class _Training:
         self.monitor = Monitor(plan, experiment.early_stop)
         self.step = self.epochs = 0
         self.diverged = False
+        self.failure: str | None = None
         self.evaluated_at = -1
         self.last_evaluation_s = self.last_dispatch_s = 0.0
         self.restored = False
@@ -164,7 +166,15 @@ class _Training:
                 continue
             count = min(pace.count, self.trainer.most(self.step), self._steps_until_next_stop())
             start = perf_counter()
-            values = self.trainer.run(count)
+            try:
+                values = self.trainer.run(count)
+            except DataError as error:
+                if self.step == 0:
+                    raise
+                # What was learned so far is not lost for a batch that cannot be had.
+                self.failure = str(error)
+                yield Notice(step=self.step, level="warning", text=f"{error} What was learned before is kept.")
+                continue
             self.last_dispatch_s = perf_counter() - start
             self.step += len(values)
             self.epochs += self.trainer.epoch_over
@@ -205,8 +215,13 @@ class _Training:
         yield Notice(step=0, level="info", text=f"The learning rate is {found.chosen:.2g}: {found.reason}")
 
     def _reason_to_end(self) -> str | None:
-        if self.trainer.exhausted or (self.plan.steps_total and self.step >= self.plan.steps_total):
+        total = self.plan.steps_total
+        if total and self.step >= total:
             return ""
+        if self.trainer.exhausted:
+            return f"the data ended before step {total:,}" if total else ""
+        if self.failure is not None:
+            return self.failure
         if self.control.stop_reason is not None:
             return self.control.stop_reason
         # A dispatch more, and the evaluation after it, must fit into the box.

@@ -295,4 +295,4 @@ def kept_of(before: Any, now: Any, members: Array | None) -> Any:
 
 
 def _copied(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: jnp.array(a, copy=True), tree)
+    return jax.tree.map(lambda a: a.copy(), tree)

@@ -98,6 +98,8 @@ def model_step(
 
 def own_step(stepper: Stepper) -> Step:
     """Returns the update that a stepper brings along."""
+    # The function alone: the stepper holds the user's own state, which a kept program must not keep alive.
+    step = stepper.step
 
     def update(
         state: PyTree,
@@ -107,7 +109,7 @@ def own_step(stepper: Stepper) -> Step:
         epoch_begins: jax.Array,
         hyper: Hyper,
     ) -> tuple[PyTree, Values]:
-        return stepper.step(state, batch, rng, epoch_begins)
+        return step(state, batch, rng, epoch_begins)
 
     return Step(stepper.key, update)
 

@@ -43,6 +43,11 @@ class Task:
         return "reconstruction" if self.reconstructs else self.kind
 
     @property
+    def phrase(self) -> str:
+        """What the task is called in a sentence."""
+        return self.name if self.kind == "regression" else f"{self.kind} classification"
+
+    @property
     def classifies(self) -> bool:
         """Whether each row has exactly one class."""
         return self.kind in ("binary", "multiclass")

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from dlfb_lab.errors import ModelError
-from dlfb_lab.models import equinox, function, keras, linen, nnx, trainstate
+from dlfb_lab.models import equinox, function, keras, keras_guest, linen, nnx, torch, trainstate
+from dlfb_lab.models.guest import GuestFactory
 from dlfb_lab.models.model import Model, Stepper
 
-ADAPTERS = (trainstate.adapt, linen.adapt, keras.adapt, nnx.adapt, equinox.adapt, function.adapt)
+Trainable = Model | Stepper | GuestFactory
+
+ADAPTERS: tuple[Callable[[Any], Trainable | None], ...] = (
+    trainstate.adapt,
+    linen.adapt,
+    keras.adapt,
+    keras_guest.adapt,
+    torch.adapt,
+    nnx.adapt,
+    equinox.adapt,
+    function.adapt,
+)
 """Asked in this order. The last takes anything that can be called, as the models of most frameworks can."""
 
 
-def adapt(model: Any) -> Model | Stepper:
+def adapt(model: Any) -> Trainable:
     """Adapts the user's model with the first adapter that knows its kind.
 
     Raises:

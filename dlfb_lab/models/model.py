@@ -169,6 +169,16 @@ class Guest(Protocol):
             OptionError: it cannot predict.
         """
 
+    def scores(self, outputs: Any, y: Any) -> dict[str, float]:
+        """Returns the loss of outputs beside encoded targets, and the metrics that the model brings along, by name."""
+
+    def evaluate(self, batch: PyTree) -> dict[str, float]:
+        """Returns the scores of one batch in evaluation mode: scalars by name.
+
+        Raises:
+            OptionError: it cannot evaluate.
+        """
+
     def keep(self) -> Any:
         """Returns a copy of all that training changes, to come back to."""
 
