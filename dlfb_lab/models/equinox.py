@@ -49,7 +49,7 @@ class EquinoxModel:
         form = hashable(jax.tree.structure(self._shaped))
         return (self.kind, form, fingerprint(self._shaped), structure((self._params, self._extra)))
 
-    def notices(self, x: PyTree) -> tuple[str, ...]:
+    def notices_on(self, x: PyTree) -> tuple[str, ...]:
         """Returns what the user should know about how the module is called.
 
         Args:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlfb_lab.errors import ModelError, OptionError, one_line
-from dlfb_lab.models.keras_key import described, plain_paths
+from dlfb_lab.models.keras_key import described, is_keras, plain_paths
 from dlfb_lab.models.linen import train_flags
 from dlfb_lab.models.model import Model, PyTree, Stepper, Values
 from dlfb_lab.record import Record
@@ -44,7 +44,7 @@ class KerasModel:
         self.key: Hashable = (self.kind, described(model))
         self.apply = partial(keras_apply, model, train_flags(model.call))
 
-    def notices(self, x: PyTree) -> tuple[str, ...]:
+    def notices_on(self, x: PyTree) -> tuple[str, ...]:
         """Returns what the user should know about how the model is trained; `x` is inputs of a few rows."""
         penalized = any(
             getattr(layer, name, None) is not None
@@ -125,7 +125,17 @@ class KerasStepper:
                 self.model._symbolic_build(data_batch=shapes)
         except Exception as error:
             raise self._failed("could not be built for this data", error) from error
+        if self._has_no_loss():
+            raise ModelError(f"The Keras model {self.name} was compiled without a loss. Say model.compile(loss=…).")
         return {name: [jnp.array(v.value, copy=True) for v in variables] for name, variables in self._variables()}
+
+    def _has_no_loss(self) -> bool:
+        # On JAX, Keras would minimise nothing, and say nothing.
+        model, usual = self.model, sys.modules["keras"].Model
+        own = [getattr(type(model), name) is not getattr(usual, name) for name in ("train_step", "compute_loss")]
+        layers = model._flatten_layers()
+        adds = any(not is_keras(layer) or getattr(layer, "activity_regularizer", None) is not None for layer in layers)
+        return model.loss is None and not model.losses and not any(own) and not adds
 
     def _variables(self) -> list[tuple[str, list[Any]]]:
         m = self.model

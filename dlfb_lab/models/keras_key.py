@@ -32,7 +32,7 @@ def described(model: Any) -> Hashable:
     layers = [layer for layer in model._flatten_layers() if type(layer).__name__ != "InputLayer"]
     places = {id(layer): i for i, layer in enumerate(layers)}
     try:
-        whole = _config(model, places) if _is_keras(model) else None
+        whole = _config(model, places) if is_keras(model) else None
         each = [_layer(layer, places) for layer in layers]
         compiled = _value(dict(model._compile_config.config), places) if model.compiled else None
     except (NotImplementedError, AttributeError):
@@ -64,7 +64,7 @@ def plain_paths(model: Any) -> dict[int, str]:
 def _layer(layer: Any, places: dict[int, int]) -> Any:
     """Returns what is known of one layer: Keras's own by their configuration, the user's by code and attributes."""
     kept = {n: v for n, v in sorted(vars(layer).items()) if not n.startswith("_") and n not in KEPT_BY_KERAS}
-    if _is_keras(layer):
+    if is_keras(layer):
         functions = [fingerprint(value) for value in kept.values() if isinstance(value, FunctionType)]
         return _config(layer, places), functions
     own = {name: _value(value, places) for name, value in kept.items()}
@@ -88,7 +88,7 @@ def _value(value: Any, places: dict[int, int]) -> Any:
         return [_value(item, places) for item in value if not _is_usual_input(item)]
     if isinstance(value, str):
         return value
-    is_object = _is_keras(value) and not isinstance(value, type | FunctionType)
+    is_object = is_keras(value) and not isinstance(value, type | FunctionType)
     return _config(value, places) if is_object else fingerprint(value)
 
 
@@ -127,5 +127,6 @@ def _is_usual(name: str, usual: str) -> bool:
     return re.fullmatch(re.escape(usual) + r"(_\d+)?", name) is not None
 
 
-def _is_keras(value: Any) -> bool:
+def is_keras(value: Any) -> bool:
+    """Whether an object is of a class of Keras's own."""
     return type(value).__module__.partition(".")[0] == "keras"

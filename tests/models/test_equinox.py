@@ -144,9 +144,9 @@ def test_what_a_module_takes_is_found_out_and_said(xy: Any) -> None:
         for train in (True, False):
             outputs, _ = model.apply(params, extra, xy[0], KEY, train)
             np.testing.assert_allclose(outputs, xy[0].sum(1, keepdims=True) + added, rtol=1e-5)
-        (notice,) = model.notices(xy[0][:2])
+        (notice,) = model.notices_on(xy[0][:2])
         assert said in notice
-    assert models.adapt(Net()).notices(xy[0][:1]) == ()
+    assert models.adapt(Net()).notices_on(xy[0][:1]) == ()
 
 
 def test_a_module_that_takes_neither_is_refused_with_its_own_error(xy: Any) -> None:
