@@ -59,7 +59,7 @@ class Prefetch:
             DataError: the iterator failed; what it raised is the cause.
         """
         line = self._line
-        if line.over:
+        if line.over.is_set():
             raise StopIteration
         try:
             found = line.items.get(timeout=timeout_s)
@@ -105,7 +105,7 @@ class _Line:
     def __init__(self, depth: int) -> None:
         self.items: SimpleQueue[_Item | _End] = SimpleQueue()
         self.room: SimpleQueue[None] = SimpleQueue()
-        self.over = False
+        self.over = threading.Event()
         for _ in range(depth):
             self.room.put(None)
 
@@ -116,14 +116,14 @@ def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -
         while True:
             # Room first: an item that waits outside the line would be one more in memory.
             line.room.get()
-            if line.over:
+            if line.over.is_set():
                 break
             try:
                 item = next(iterator)
             except StopIteration:
                 break
             item = convert(item)
-            if line.over:
+            if line.over.is_set():
                 break
             line.items.put(_Item(item))
             del item
@@ -139,7 +139,7 @@ def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -
 
 
 def _end(line: _Line, thread: threading.Thread) -> None:
-    line.over = True
+    line.over.set()
     line.room.put(None)
     if thread is not threading.current_thread():
         thread.join(GOODBYE_S)

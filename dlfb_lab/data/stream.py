@@ -219,7 +219,7 @@ def _cut(examples: Iterator[Any], size: int) -> Iterator[Any]:
 
 
 def joined(stream: Stream, limit_bytes: int | None = None) -> Any:
-    """Returns one pass over a stream as one batch: a pytree of arrays, shape [rows, ...].
+    """Returns one pass over a stream as one batch: a pytree of arrays, shape [rows, ...]; one batch alone as it is.
 
     Args:
         stream: what to read.
@@ -233,25 +233,33 @@ def joined(stream: Stream, limit_bytes: int | None = None) -> Any:
         raise DataError(f"The {stream.name} has no end, so it cannot be evaluated on as a whole. {advice}")
     # Joining holds the parts and the whole for a moment.
     limit = psutil.virtual_memory().available // 3 if limit_bytes is None else limit_bytes
-    columns: list[list[Array]] = [[] for _ in jax.tree.leaves(stream.first)]
+    batches: list[Any] = []
     total = 0
-    for count, batch in enumerate(stream.epoch(0, 0), start=1):
-        if rows_of(batch) is None:
-            raise DataError(f"A batch is {described(batch)}, whose arrays have different lengths: it cannot be joined.")
-        for column, leaf in zip(columns, jax.tree.leaves(batch), strict=True):
-            if column and leaf.shape[1:] != column[0].shape[1:]:
-                raise DataError(
-                    f"Batches of rows of shape {column[0].shape[1:]} and {leaf.shape[1:]} cannot be joined. "
-                    "Pad them to one shape."
-                )
-            column.append(leaf)
-            total += leaf.nbytes
+    for batch in stream.epoch(0, 0):
+        batches.append(batch)
+        total += sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
         if total > limit:
             raise DataError(
-                f"The {stream.name} does not fit into memory: {count:,} batches take {total / 1e9:.3g} GB, and "
+                f"The {stream.name} does not fit into memory: {len(batches):,} batches take {total / 1e9:.3g} GB, and "
                 f"{limit / 1e9:.3g} GB are free for them. {advice}"
             )
-    return jax.tree.unflatten(jax.tree.structure(stream.first), [np.concatenate(column) for column in columns])
+    if len(batches) == 1:
+        # It may be anything, such as a graph.
+        return batches[0]
+    odd = next((batch for batch in batches if rows_of(batch) is None), None)
+    if odd is not None:
+        raise DataError(f"A batch is {described(odd)}, whose arrays have different lengths: it cannot be joined.")
+    return jax.tree.map(_concatenated, *batches)
+
+
+def _concatenated(*parts: Array) -> Array:
+    for part in parts:
+        if part.shape[1:] != parts[0].shape[1:]:
+            raise DataError(
+                f"Batches of rows of shape {parts[0].shape[1:]} and {part.shape[1:]} cannot be joined. Pad them to "
+                "one shape."
+            )
+    return np.concatenate(parts)
 
 
 def read_all(

@@ -546,5 +546,7 @@ def test_a_step_of_ones_own_takes_any_batch() -> None:
     assert [batch.nodes.shape[0] for batch in tree_stream(iter(graphs)).epoch(0, 0)] == [3, 5, 4]
     assert [batch.nodes.shape[0] for batch in tree_stream(graphs).epoch(0, 0)] == [3, 5, 4]
     alone = tree_stream(lambda: iter([Graph(NODES, EDGES)]))
-    assert alone.first.edges.shape == EDGES.shape
+    assert equal(joined(alone), Graph(NODES, EDGES))
+    with pytest.raises(DataError, match="whose arrays have different lengths: it cannot be joined"):
+        joined(tree_stream(graphs))
     assert tree_stream(examples(), batch_size=5).first["label"].shape == (5,)
