@@ -30,7 +30,6 @@ from dlfb_lab.engine.feed import Rows, TrainingData
 from dlfb_lab.engine.memory import fits_on_device
 from dlfb_lab.errors import OptionError, nearest
 from dlfb_lab.models.host import HostStep
-from dlfb_lab.models.model import Guest, Model, Stepper
 from dlfb_lab.models.own import own_step
 from dlfb_lab.models.transfer import arrays_in
 from dlfb_lab.run import Session
@@ -45,7 +44,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         DataError, ModelError, OptionError: something that was given cannot be used.
     """
     r = _in_order(request)
-    numbers = budget(r)
+    numbers: dict[str, Any] = budget(r)
     seed_of(r.seed)
     timebox_s = seconds(r.timebox)
     if r.plan not in plans.ASKED:
@@ -84,7 +83,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         timebox_s=timebox_s,
         find_rate=r.lr == "find" if isinstance(r.lr, str) else False,
         init_from=arrays_in(r.init_from) if r.init_from is not None else None,
-        asked_plan=r.plan,  # type: ignore[arg-type]
+        asked_plan=r.plan,
         resident=isinstance(trained, Rows) and fits_on_device(trained.tree),
         devices=local_devices(r.devices),
         debug=bool(r.debug),
@@ -200,9 +199,7 @@ def _family(r: TrainRequest, given: Any) -> str:
     return "guest" if hasattr(given, "make") else experiments.family(given)
 
 
-def _model(
-    r: TrainRequest, given: Any, prepared: Prepared, size: int
-) -> tuple[Model | Stepper | Guest, Any, dict[str, Any], str]:
+def _model(r: TrainRequest, given: Any, prepared: Prepared, size: int) -> tuple[Any, Any, dict[str, Any], str]:
     """Returns what is trained, its loss, what the journal says of a guest's optimizer, and a notice."""
     if hasattr(given, "make"):
         return guests.make(given, r, prepared, size)

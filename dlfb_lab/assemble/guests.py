@@ -13,14 +13,19 @@ from dlfb_lab.engine import guest_losses, losses
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.errors import OptionError
 from dlfb_lab.models.guest import GuestFactory
-from dlfb_lab.models.model import Guest, Model
+from dlfb_lab.models.model import Guest
 
 SAMPLED = 32
 """Rows that a model is called with to see the shape of its outputs."""
 
 
-def output_shape(given: Model | GuestFactory, x: Any, seed: int) -> tuple[int, ...]:
+def output_shape(given: Any, x: Any, seed: int) -> tuple[int, ...]:
     """Returns the shape of a model's outputs for inputs.
+
+    Args:
+        given: a `Model` or a `GuestFactory`.
+        x: inputs, shape [rows, ...].
+        seed: of parameters that are found at the first call.
 
     Raises:
         ModelError: the model fails on them.

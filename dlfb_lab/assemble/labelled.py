@@ -14,7 +14,7 @@ from dlfb_lab.data import splits
 from dlfb_lab.data.batch import inputs_of, pair
 from dlfb_lab.data.lazy import examples_are_lazy
 from dlfb_lab.data.scaling import Scaling, device_inputs, flattened
-from dlfb_lab.data.source import Array, Examples
+from dlfb_lab.data.source import Array, Examples, select_features
 from dlfb_lab.data.stream import Stream, read_all
 from dlfb_lab.data.tables import is_table
 from dlfb_lab.engine import losses
@@ -97,7 +97,7 @@ def _of_rows(r: TrainRequest, examples: Examples, regression: bool) -> Prepared:
     def part_of(part: Examples, y: Array) -> Part:
         x = device_inputs(part.x, scaling)
         # Of a reconstruction the scaled inputs are the targets.
-        return Part(x, x if task.reconstructs and isinstance(x, np.ndarray) else y)
+        return Part(x, x if task.reconstructs and not isinstance(x, dict) else y)
 
     ready: dict[str, Part | Rows] = {name: part_of(part, encoded[name]) for name, part in parts.items()}
 
@@ -127,7 +127,7 @@ def _of_stream(
     if r.groups is not None:
         raise OptionError(f"--groups: the data are a {stream.name}; groups are kept whole when rows are divided.")
 
-    def split(batch: Any) -> tuple[Any, Array]:
+    def split(batch: Any) -> tuple[Any, Any]:
         if r.task != "reconstruction" or r.target is not None:
             return pair(batch, r.target)
         x = inputs_of(batch)
@@ -232,9 +232,9 @@ def _like(new: Examples, like: Examples, what: str) -> Examples:
     """Returns a set whose features are those of the training data, in their order."""
     if like.features and new.features and new.features != like.features:
         missing = [n for n in like.features if n not in new.features]
-        if missing or not isinstance(new.x, np.ndarray):
+        if missing:
             raise DataError(f"{what} has no column `{missing[0]}`, which the training data have.")
-        new = replace(new, x=new.x[:, [new.features.index(n) for n in like.features]], features=like.features)
+        new = select_features(new, like.features)
     if like.labels and new.labels and new.labels != like.labels:
         if set(new.labels) != set(like.labels):
             raise DataError(
@@ -256,6 +256,7 @@ def _like(new: Examples, like: Examples, what: str) -> Examples:
 
 def _notices(r: TrainRequest, examples: Examples, experiment: Experiment, target_shape: tuple[int, ...]) -> Notices:
     y, task = examples.y, experiment.task
+    assert task is not None and isinstance(experiment.train, Part)
     if y.ndim == 2 and y.shape[1] == 1 and (task.classifies or target_shape == ()):
         yield "info", f"The targets have shape {y.shape} and were read as ({len(y)},), one a row."
     for text in examples.notices:

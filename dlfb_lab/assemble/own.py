@@ -12,7 +12,8 @@ from dlfb_lab import data as sources
 from dlfb_lab.assemble.labelled import Notices, Prepared
 from dlfb_lab.assemble.request import TrainRequest, is_fraction, rows_asked
 from dlfb_lab.data import splits
-from dlfb_lab.data.batch import pair
+from dlfb_lab.data.batch import pair, rows_of
+from dlfb_lab.data.lazy import is_lazy
 from dlfb_lab.data.source import Array, Examples
 from dlfb_lab.data.stream import Stream, joined, read_all
 from dlfb_lab.engine.experiment import Experiment
@@ -90,7 +91,7 @@ def _read(r: TrainRequest, data: Any, pairs: bool, whole: bool = False) -> Rows 
         if not whole:
             return found
         tree = joined(found)
-        return Rows(tree, len(jax.tree.leaves(tree)[0]))
+        return Rows(tree, rows_of(tree))
     return Rows(found.tree, found.rows)
 
 
@@ -120,7 +121,8 @@ def _groups(r: TrainRequest, rows: Rows) -> Array | None:
 
 
 def _taken(rows: Rows, numbers: Array) -> Rows:
-    return Rows(jax.tree.map(lambda a: a[numbers], rows.tree), len(numbers))
+    taken = jax.tree.map(lambda a: a.take(numbers) if is_lazy(a) else a[numbers], rows.tree)
+    return Rows(taken, len(numbers))
 
 
 def _part(r: TrainRequest, data: Any, what: str, pairs: bool) -> Rows:

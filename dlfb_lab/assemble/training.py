@@ -156,6 +156,9 @@ def weights_of(r: TrainRequest, prepared: Prepared) -> Callable[[Loss], Loss]:
     task = prepared.task
     weights = weighting.class_weights(r.class_weights, task, targets if targets is not None else np.zeros(0, np.int32))
 
+    if weights is None:
+        return _as_it_is
+
     def weigh(loss: Loss) -> Loss:
         return weighting.weighted(loss, weights, task)
 

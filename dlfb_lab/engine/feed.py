@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from dlfb_lab.data.lazy import is_lazy
 from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.data.stream import Stream
 from dlfb_lab.engine.step import random_order
@@ -135,7 +136,8 @@ class Part(Rows):
     @property
     def y(self) -> Array:
         """Encoded targets, shape [rows, ...]."""
-        return np.asarray(self.tree[1])
+        y = self.tree[1]
+        return np.asarray(y[:] if is_lazy(y) else y)
 
 
 @dataclass(frozen=True)

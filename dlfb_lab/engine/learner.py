@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlfb_lab.data.lazy import is_lazy
 from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.evaluation import Abandoned, Evaluator, always, baseline_event, chunk_rows
@@ -17,7 +18,7 @@ from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Part, Rows
 from dlfb_lab.engine.losses import Link, predictions_look_squashed
 from dlfb_lab.engine.programs import Program, compilation, compiled
-from dlfb_lab.engine.step import Hyper, Keys, ModelState, Step, model_step, own_step
+from dlfb_lab.engine.step import Hyper, Keys, ModelState, Step, model_step, names_of, own_step
 from dlfb_lab.engine.trainer import Scores, Trained
 from dlfb_lab.errors import ModelError
 from dlfb_lab.events import Event, Notice
@@ -37,6 +38,9 @@ class Learner(Protocol):
     step: Step
     traces: bool
     hyper: Hyper
+
+    def names(self, state: PyTree, batch: PyTree) -> tuple[str, ...]:
+        """Returns the names of a step's scalars, "loss" first."""
 
     def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
         """Returns the state before the first step; scores the obvious baseline, if there is one."""
@@ -83,6 +87,10 @@ class ModelLearner:
         self.step = model_step(self.model.key, self.model.apply, plan.loss, self.optimizer, plan.target_shape)
         self.hyper = self._hyper()
 
+    def names(self, state: PyTree, batch: PyTree) -> tuple[str, ...]:
+        """See `Learner`."""
+        return ("loss",)
+
     def _evaluator(self, members: int) -> Evaluator:
         part = self.experiment.valid or self.experiment.train
         x = part.x if isinstance(part, Part) else part.sample(self.experiment.batch_size)[0]
@@ -109,7 +117,7 @@ class ModelLearner:
     def _baseline(self) -> Iterator[Event]:
         train, valid = self.experiment.train, self.experiment.valid
         yield from baseline_event(
-            train if isinstance(train, Part) else None,
+            train if isinstance(train, Part) and not is_lazy(train.tree[1]) else None,
             valid if isinstance(valid, Part) else None,
             self.evaluator,
             self.plan.output_shape,
@@ -143,8 +151,12 @@ class ModelLearner:
         if given is not None:
             params = jax.eval_shape(one, keys[0], first_row, dict(optimizer.hyper), given).params
             yield Notice(step=0, level="info", text=transfer(given, params)[1].text)
-        if model.given and not self.members:
-            state = one(key, first_row, self.hyper, given)
+        if model.given:
+            if self.members:
+                text = "The parameters are given: members differ in the order of the rows and in dropout alone."
+                yield Notice(step=0, level="info", text=text)
+            # Not compiled: the program would hold the user's arrays.
+            state = initialise(key, first_row, self.hyper, given)
         else:
             program = Program("initialise", (model.key, optimizer.key, self.members), initialise)
             run, took = compiled(program, key, first_row, self.hyper, given)
@@ -256,6 +268,18 @@ class StepLearner:
         self.hyper: Hyper = {}
         self._news: list[Event] = []
         self._key = jax.random.fold_in(jax.random.key(experiment.seed), 3)
+
+    def names(self, state: PyTree, batch: PyTree) -> tuple[str, ...]:
+        """See `Learner`: found by tracing a step abstractly."""
+        found: list[tuple[str, ...]] = []
+
+        def noted(*arguments: Any) -> Any:
+            state, values = self.stepper.step(*arguments)
+            found.append(names_of(values))
+            return state
+
+        jax.eval_shape(noted, state, batch, jax.random.key(0), jnp.asarray(True))
+        return found[0]
 
     def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
         """See `Learner`."""

@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlfb_lab.engine.programs import Compiled, CompileTime, Lowered
@@ -149,10 +150,10 @@ def same_bits(a: PyTree, b: PyTree) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
         a, b = jax.random.key_data(a), jax.random.key_data(b)
     a, b = np.asarray(a), np.asarray(b)
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 
 def _ms(seconds: float) -> str:

@@ -113,7 +113,13 @@ def shapes(program: Program, *arguments: Any) -> Any:
 
 
 def _key(what: str, program: Program, arguments: tuple[Any, ...]) -> Hashable:
-    return (what, program.name, program.key, structure(arguments), _settings())
+    return (what, program.name, program.key, structure(arguments), _shared(arguments), _settings())
+
+
+def _shared(arguments: Any) -> tuple[Hashable, ...]:
+    """How arguments lie on several devices; a compiled program takes them in that way only."""
+    shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(arguments))
+    return tuple(s if s is not None and len(s.device_set) > 1 else None for s in shardings)
 
 
 def _found(key: Hashable) -> Any:

@@ -26,6 +26,9 @@ from dlfb_lab.engine.trainer import Scores, Trained
 from dlfb_lab.events import Event, PlanChosen
 from dlfb_lab.models.model import PyTree
 
+LEAST_RACED = 16
+"""Steps of a dispatch that a verdict may rest on; fewer say little about their time."""
+
 MOST_SINGLE = 256
 """Steps one by one whose scalars are fetched at once."""
 
@@ -80,27 +83,8 @@ class ResidentTrainer:
         self._carry = placing.everywhere(steps.start(state, self._batching.order_length, members))
         self._data = placing.everywhere(self.rows.tree)
         self._rest = self._data, placing.everywhere(keys_of(e)), placing.everywhere(learner.hyper)
-        self.names = self._names()
+        self.names = learner.names(self._carry.state, self.rows.sample(batch))
         yield from self._compile(batch)
-
-    def _names(self) -> tuple[str, ...]:
-        """Returns the names of the scalars, found by tracing a step abstractly."""
-        found: list[tuple[str, ...]] = []
-        function = self.learner.step.function
-
-        def noted(*arguments: Any) -> Any:
-            state, values = function(*arguments)
-            found.append(steps.names_of(values))
-            return state
-
-        state = self._carry.state
-        rng, hyper = jax.random.key(0), dict(self._rest[2])
-        if self._batching.members:
-            state, hyper = jax.tree.map(lambda a: a[0], (state, hyper))
-        batch = self.rows.sample(self._batching.batch)
-        counts = jnp.ones(self._batching.batch, bool) if self.plan.mask_padding else None
-        jax.eval_shape(noted, state, batch, counts, rng, jnp.asarray(True), hyper)
-        return found[0]
 
     def _compile(self, batch: int) -> Iterator[Event]:
         e, p = self.experiment, self.plan
@@ -176,8 +160,10 @@ class ResidentTrainer:
 
     def _undecided(self, count: int) -> Array:
         """Steps one by one, while it is being found out whether fused ones are faster."""
-        if self._fusing is not None and self._fusing.ready:
-            return self._race(count)
+        step_s = self._times.step_s
+        ready = self._fusing is not None and self._fusing.ready
+        if ready and step_s is not None and count >= min(LEAST_RACED, plans.compared_steps(step_s, MOST_SINGLE)):
+            return self._race(count, step_s)
         start = perf_counter()
         values = self._one_by_one(self._single, count)
         self._times.add(count, perf_counter() - start)
@@ -190,13 +176,12 @@ class ResidentTrainer:
                 self._fusing = Fusing(Lowered(self._fused_program, (self._carry, *self._rest, np.int32(1))))
         return values
 
-    def _race(self, count: int) -> Array:
+    def _race(self, count: int, step_s: float) -> Array:
         """Runs a few steps both ways from the same state, and decides. Those one by one are the run's."""
         assert self._fusing is not None
         fused, took = self._fusing.result()
         cause = "many steps in a dispatch, compiled beside training"
         self._news.extend(compilation(self._fused_program.name, took, cause, self._step))
-        step_s = self._times.step_s or plans.COMPARED_S
         first = plans.compared_steps(step_s, count)
         before = _copied(self._carry)
 

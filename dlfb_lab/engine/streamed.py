@@ -7,7 +7,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dlfb_lab.data.prefetch import Late, Prefetch
@@ -139,7 +138,7 @@ class StreamedTrainer:
             )
         arguments = self._arguments(batch)
         if first and self._traces:
-            self.names = self._names(batch)
+            self.names = self.learner.names(self._carry.state, batch.tree)
         sharding = self._placing.batch(batch.rows if batch.counts is None else len(batch.counts))
         program = streamed_program(self.learner.step, sharding, len(self.experiment.members))
         run: Compiled = self._as_it_is
@@ -166,21 +165,6 @@ class StreamedTrainer:
         state, values = self.learner.step.function(state, batch, counts, rng, begins, hyper)
         self.names = names_of(values)
         return state, np.array([float(values[name]) for name in self.names])
-
-    def _names(self, batch: Batch) -> tuple[str, ...]:
-        found: list[tuple[str, ...]] = []
-        function = self.learner.step.function
-
-        def noted(*arguments: Any) -> Any:
-            state, values = function(*arguments)
-            found.append(names_of(values))
-            return state
-
-        state, hyper = self._carry.state, dict(self.learner.hyper)
-        if self.experiment.members:
-            state, hyper = jax.tree.map(lambda a: a[0], (state, hyper))
-        jax.eval_shape(noted, state, batch.tree, batch.counts, jax.random.key(0), jnp.asarray(True), hyper)
-        return found[0]
 
     def news(self, step: int) -> Iterator[Event]:
         """See `Trainer`."""

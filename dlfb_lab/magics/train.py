@@ -125,7 +125,7 @@ def known_names() -> dict[str, Collection[str]]:
         "batch-size": ("full",),
         "eval-batch-size": ("full",),
         "lr": ("find",),
-        "schedule": schedules.NAMES,
+        "schedule": schedules.SHAPES,
         "decay-mask": ("all", "weights"),
         "class-weights": ("balanced",),
         "devices": ("all",),
