@@ -90,7 +90,7 @@ def nan_at(*places: tuple[int, int]) -> np.ndarray:
 
 
 MISTAKES: dict[str, tuple[type[DlfbLabError], Any, Any, dict[str, Any], list[str]]] = {
-    "not a model": (ModelError, "MLP", (X, Y), {}, ["MLP", "is not a model", "Give a Flax linen module"]),
+    "not a model": (ModelError, "MLP", (X, Y), {}, ["MLP", "is not a model", "Give a module of Flax"]),
     "a class": (ModelError, Net, (X, Y), {}, ["`Net` is a class", "Net(…)"]),
     "a function alone": (ModelError, len, (X, Y), {}, ["function without parameters", "(len, params)"]),
     "not data": (DataError, Net(), 3, {}, ["type int", "Give (x, y)"]),

@@ -135,8 +135,10 @@ def is_fraction(asked: Any) -> bool:
 
 def described(value: Any) -> Any:
     """Returns an option's value as the journal keeps it."""
-    if value is None or isinstance(value, str | bool):
+    if value is None or isinstance(value, str):
         return value
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
     if isinstance(value, int | float | np.number):
         return float(value)
     return "given"
