@@ -285,9 +285,9 @@ def test_a_train_state_with_a_function_of_the_users_own() -> None:
     run = train(state, steps=200)
     np.testing.assert_allclose(run.params["w"], [1, 0, 0], atol=1e-3)
     np.testing.assert_allclose(run.state.params["w"], [1, 0, 0], atol=1e-3)
-    with pytest.raises(dlfb_lab.OptionError, match=r"--lr: the TrainState brings its own optimizer\. Leave --lr out"):
+    with pytest.raises(dlfb_lab.OptionError, match=r"--lr: the train state brings its own optimizer\. Leave --lr out"):
         train(state, lr=0.1)
-    with pytest.raises(dlfb_lab.OptionError, match="--optimizer: the TrainState brings its own"):
+    with pytest.raises(dlfb_lab.OptionError, match="--optimizer: the train state brings its own"):
         train(state, optimizer="adam")
 
 
