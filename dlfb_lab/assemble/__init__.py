@@ -76,7 +76,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         valid=prepared.parts.get("valid"),
         **numbers,
         batch_size=size,
-        eval_batch_size=_eval_batch(r, prepared),
+        eval_batch_size=_eval_batch(r, prepared, getattr(given, "accumulates", False)),
         seed=int(r.seed),
         members=everyone,
         early_stop=early_stop(r),
@@ -215,9 +215,13 @@ def _stream_batch(prepared: Prepared) -> int:
     return int(stream.stream.rows)
 
 
-def _eval_batch(r: TrainRequest, prepared: Prepared) -> int:
+def _eval_batch(r: TrainRequest, prepared: Prepared, accumulates: bool) -> int:
+    """Returns the rows of an evaluation batch: all at once where scores of several cannot be averaged."""
     part = prepared.parts.get("valid")
-    return 0 if part is None or r.eval_batch_size is None else batch_of("eval_batch_size", r.eval_batch_size, len(part))
+    if part is None:
+        return 0
+    asked = "full" if r.eval_batch_size is None and accumulates else r.eval_batch_size
+    return 0 if asked is None else batch_of("eval_batch_size", asked, len(part))
 
 
 def _check_length(r: TrainRequest, data: TrainingData, numbers: dict[str, int | None]) -> None:

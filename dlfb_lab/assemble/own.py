@@ -34,7 +34,8 @@ def prepare(r: TrainRequest, pairs: bool = False) -> Prepared:
     """
     for name in ("scale", "task", "loss", "metrics"):
         if getattr(r, name):
-            raise OptionError(f"--{name} {getattr(r, name)}: the step is your own, and decides that. Leave it out.")
+            who = "the model is compiled, and decides that" if pairs else "the step is your own, and decides that"
+            raise OptionError(f"--{name} {getattr(r, name)}: {who}. Leave it out.")
     read = _read(r, r.data, pairs)
     if isinstance(read, Stream):
         return _of_stream(r, read, pairs)
@@ -70,7 +71,7 @@ def prepare(r: TrainRequest, pairs: bool = False) -> Prepared:
         parts={name: parts[name] for name in order},
         rows_of=rows_of,
         task=None,
-        task_sentence=f"a step of your own, {rows}",
+        task_sentence=f"{_who(pairs)}, {rows}",
         # Which of the arrays are targets is not known here, so that the rows alone are counted.
         split_hash=splits.fingerprint(rows_of, rows_of),
         read=lambda new: _part(r, new, "the data", pairs),
@@ -153,7 +154,7 @@ def _of_stream(r: TrainRequest, stream: Stream, pairs: bool) -> Prepared:
         parts=dict(given),
         rows_of={name: np.arange(len(part)) for name, part in given.items()},
         task=None,
-        task_sentence=f"a step of your own, a {stream.name}, batches of {stream.rows:,}",
+        task_sentence=f"{_who(pairs)}, a {stream.name}, batches of {stream.rows:,}",
         split_hash="",
         read=lambda new: _part(r, new, "the data", pairs),
         notices=notices,
@@ -162,6 +163,10 @@ def _of_stream(r: TrainRequest, stream: Stream, pairs: bool) -> Prepared:
 
 def _pair(r: TrainRequest) -> Callable[[PyTree], PyTree]:
     return lambda batch: pair(batch, r.target)
+
+
+def _who(pairs: bool) -> str:
+    return "a compiled model" if pairs else "a step of your own"
 
 
 def _same(batch: PyTree) -> PyTree:

@@ -126,6 +126,8 @@ class ModelLearner:
     def initialise(self, batch: PyTree) -> Generator[Event, None, PyTree]:
         """See `Learner`."""
         e, model, optimizer = self.experiment, self.model, self.optimizer
+        for text in getattr(model, "notices_on", _no_notices)(batch[0]):
+            yield Notice(step=0, level="info", text=text)
         # The baseline comes first, for it is there at once; but beside a loss of the user's own, only the outputs
         # of a model tell whether a prediction is a probability or a logit.
         if not self.evaluator.loss.own:
@@ -227,7 +229,10 @@ class ModelLearner:
         each = tuple(
             self._one_trained(jax.tree.map(lambda a, i=i: a[i], state), step, evaluator) for i in range(self.members)
         )
-        return replace(each[best], members=each) if each else self._one_trained(state, step, evaluator)
+        found = replace(each[best], members=each) if each else self._one_trained(state, step, evaluator)
+        # Brings an object that the user holds, as those of nnx and Keras, up to date.
+        found.finish()
+        return found
 
     def _one_trained(self, state: ModelState, step: int, evaluator: Evaluator) -> Trained:
         params, extra, opt_state = state
@@ -344,6 +349,10 @@ class StepLearner:
 
 
 LEARNERS: dict[str, Callable[[Experiment, Plan], Learner]] = {"model": ModelLearner, "stepper": StepLearner}
+
+
+def _no_notices(x: PyTree) -> tuple[str, ...]:
+    return ()
 
 
 def _shaken(leaf: Any, scale: float, rng: np.random.Generator) -> Any:

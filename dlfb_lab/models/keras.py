@@ -100,6 +100,8 @@ class KerasStepper:
     """
 
     kind = "compiled keras"
+    accumulates = True
+    """Metrics such as AUC cannot be averaged over batches."""
     evaluates = True
 
     def __init__(self, model: Any) -> None:
