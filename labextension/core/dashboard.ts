@@ -172,7 +172,8 @@ class Dashboard {
     this.scale.ariaPressed = String(this.log);
     const content = lossContent(state, this.zoom, this.log && possible, Math.max(50, chart.width - 60));
     const { stride } = state.losses;
-    const means = stride > 1 ? ` (means of ${stride} steps)` : "";
+    // The members' are smoothed further than that.
+    const means = stride > 1 && state.members === null ? ` (means of ${stride} steps)` : "";
     const training = latestOfMembers(state, "training loss");
     const entries: Entry[] = [{ color: "train", name: `training${means}`, value: latestLoss(state), title: training }];
     for (const color of ["valid", "other"] as const) {

@@ -91,7 +91,12 @@ class JupyterLab:
     def stop(self) -> None:
         if self._server is not None:
             self._server.terminate()
-            self._server.wait(timeout=30)
+            try:
+                self._server.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                # Its loop has ended, but a thread of anyio's that waits for work does not let the process go.
+                self._server.kill()
+                self._server.wait(timeout=15)
             self._server = None
 
     def request(self, method: str, path: str) -> bytes:
