@@ -26,7 +26,7 @@ from dlfb_lab.engine import plan as plans
 from dlfb_lab.engine.clock import seconds
 from dlfb_lab.engine.control import Control
 from dlfb_lab.engine.experiment import Experiment
-from dlfb_lab.engine.feed import Rows, TrainingData
+from dlfb_lab.engine.feed import Rows, Streamed, TrainingData
 from dlfb_lab.engine.memory import fits_on_device
 from dlfb_lab.errors import OptionError, nearest
 from dlfb_lab.models.host import HostStep
@@ -53,9 +53,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     given = None if r.step is not None else models.adapt(r.model)
     prepared = _data(r, given)
     trained = prepared.train
-    size = (
-        batch_of("batch_size", r.batch_size, trained.rows or 1) if trained.rows is not None else _stream_batch(prepared)
-    )
+    size = _batch(r, trained)
     _check_length(r, trained, numbers)
     steps_total = numbers["steps"] or (numbers["epochs"] or 0) * (trained.batches(size) or 0)
     kind = _family(r, given)
@@ -207,12 +205,22 @@ def _model(r: TrainRequest, given: Any, prepared: Prepared, size: int) -> tuple[
         return given, r.loss, {}, ""
     if r.state is None:
         return HostStep(r.step, r.eval_step, r.args), None, {}, ""
-    return own_step(r.step, r.state, prepared.train.sample(size), r.eval_step, r.args), None, {}, ""
+    valid = prepared.parts.get("valid")
+    scored = None if valid is None else valid.sample(_eval_batch(r, prepared, False) or size)
+    return own_step(r.step, r.state, prepared.train.sample(size), r.eval_step, r.args, scored), None, {}, ""
 
 
-def _stream_batch(prepared: Prepared) -> int:
-    stream: Any = prepared.train
-    return int(stream.stream.rows)
+def _batch(r: TrainRequest, trained: TrainingData) -> int:
+    if trained.rows is not None:
+        return batch_of("batch_size", r.batch_size, trained.rows)
+    if isinstance(trained, Streamed):
+        return trained.stream.rows
+    if r.batch_size not in (None, "full"):
+        raise OptionError(
+            f"--batch-size {r.batch_size}: the data have no rows to divide, since their arrays differ in length; "
+            "every step takes them whole. Leave it out."
+        )
+    return 1
 
 
 def _eval_batch(r: TrainRequest, prepared: Prepared, accumulates: bool) -> int:
@@ -226,9 +234,9 @@ def _eval_batch(r: TrainRequest, prepared: Prepared, accumulates: bool) -> int:
 
 def _check_length(r: TrainRequest, data: TrainingData, numbers: dict[str, int | None]) -> None:
     """Refuses lengths that a stream cannot give; of one that can be read once there is one epoch."""
-    stream: Any = getattr(data, "stream", None)
-    if stream is None:
+    if not isinstance(data, Streamed):
         return
+    stream = data.stream
     if stream.endless and not numbers["steps"] and r.timebox is None:
         raise OptionError(f"The data are an endless {stream.name}. Say how long to train: --steps N, or --timebox 10m.")
     if stream.once and (numbers["epochs"] or 1) > 1:

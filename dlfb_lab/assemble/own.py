@@ -36,6 +36,8 @@ def prepare(r: TrainRequest, pairs: bool = False) -> Prepared:
         if getattr(r, name):
             who = "the model is compiled, and decides that" if pairs else "the step is your own, and decides that"
             raise OptionError(f"--{name} {getattr(r, name)}: {who}. Leave it out.")
+    if r.valid is not None and r.step is not None and r.eval_step is None:
+        raise OptionError("--valid: how rows are scored, a step of your own says. Give one with --eval-step.")
     read = _read(r, r.data, pairs)
     if isinstance(read, Stream):
         return _of_stream(r, read, pairs)

@@ -266,8 +266,10 @@ def _plan_stepper(experiment: Experiment, batch: PyTree) -> dict[str, Any]:
     key = jax.random.key(0)
     state = stepper.start(key, batch)
     evaluated: tuple[str, ...] = ()
-    if stepper.evaluates and stepper.evaluation_traces:
-        scores = shapes(Program("evaluation step", stepper.key, stepper.evaluate), state, batch, key)
+    valid = experiment.valid
+    if stepper.evaluates and stepper.evaluation_traces and valid is not None:
+        scored = valid.sample(experiment.eval_batch_size or experiment.batch_size)
+        scores = shapes(Program("evaluation step", stepper.key, stepper.evaluate), state, scored, key)
         evaluated = tuple(scores)
     return {"parameter_count": stepper.parameter_count(state), "evaluated": evaluated}
 

@@ -15,7 +15,8 @@ from dlfb_lab.engine.evaluation import Abandoned, Scorer, always, baseline_event
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Batch, EpochEnd, Part, Rows
 from dlfb_lab.engine.streamed import AHEAD, LATE_S, MOST_STEPS
-from dlfb_lab.engine.trainer import Scores, Trained
+from dlfb_lab.engine.trainer import Scores, Trained, check_names
+from dlfb_lab.errors import DlfbLabError
 from dlfb_lab.events import Event, PlanChosen
 from dlfb_lab.models.model import Guest
 
@@ -30,6 +31,8 @@ class GuestTrainer:
         self.epoch_over = self.exhausted = False
         self._best: Any = None
         self._batches: Prefetch | None = None
+        self._stepped = False
+        self._failure: DlfbLabError | None = None
         self._scorer: Scorer | None = None
         if experiment.task is not None and plan.loss is not None:
             self._scorer = _GuestScorer(experiment, plan, self.guest)
@@ -52,22 +55,32 @@ class GuestTrainer:
     def run(self, count: int) -> Array:
         """See `Trainer`."""
         assert self._batches is not None
+        if self._failure is not None:
+            raise self._failure
         self.epoch_over = False
         values: list[list[float]] = []
         while len(values) < count:
             try:
                 item = self._batches.get(LATE_S)
+                if isinstance(item, EpochEnd):
+                    self.epoch_over = True
+                    break
+                found = self.guest.step(self._batch(item))
+                if not self._stepped:
+                    self.names, self._stepped = tuple(found), True
+                check_names(self.names, found)
             except Late:
                 break
             except StopIteration:
                 self.exhausted = True
                 break
-            if isinstance(item, EpochEnd):
-                self.epoch_over = True
+            except DlfbLabError as error:
+                if not values:
+                    raise
+                # The steps before it are told first.
+                self._failure = error
                 break
-            found = self.guest.step(self._batch(item))
-            self.names = tuple(found)
-            values.append(list(found.values()))
+            values.append([found[name] for name in self.names])
         return np.array(values, np.float32).reshape(len(values), len(self.names))
 
     def _batch(self, batch: Batch) -> Any:

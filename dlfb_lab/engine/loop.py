@@ -25,7 +25,7 @@ from dlfb_lab.engine.monitor import Monitor
 from dlfb_lab.engine.resident import ResidentTrainer
 from dlfb_lab.engine.streamed import StreamedTrainer
 from dlfb_lab.engine.trainer import Trained, Trainer
-from dlfb_lab.errors import DataError, one_line
+from dlfb_lab.errors import DataError, DlfbLabError, one_line
 from dlfb_lab.events import Evaluation, Event, FloatBlock, Losses, Notice, RateTest, RunStarted, Status
 
 PATIENCE_S = 0.2
@@ -168,8 +168,10 @@ class _Training:
             start = perf_counter()
             try:
                 values = self.trainer.run(count)
-            except DataError as error:
-                if self.step == 0:
+            except DlfbLabError as error:
+                if pending:
+                    yield from self._report(pending)
+                if not isinstance(error, DataError) or self.step == 0:
                     raise
                 # What was learned so far is not lost for a batch that cannot be had.
                 self.failure = str(error)

@@ -20,8 +20,8 @@ from dlfb_lab.engine.placing import Placing
 from dlfb_lab.engine.programs import Compiled, compilation, compiled
 from dlfb_lab.engine.resident import kept_of
 from dlfb_lab.engine.step import names_of, streamed_program
-from dlfb_lab.engine.trainer import Scores, Trained
-from dlfb_lab.errors import DataError
+from dlfb_lab.engine.trainer import Scores, Trained, check_names
+from dlfb_lab.errors import DataError, DlfbLabError
 from dlfb_lab.events import Event, Notice, PlanChosen
 from dlfb_lab.models.model import PyTree, structure
 
@@ -56,6 +56,7 @@ class StreamedTrainer:
         self._programs: dict[Any, Compiled] = {}
         self._step = 0
         self._batches: Prefetch | None = None
+        self._failure: DlfbLabError | None = None
         self._placing = Placing(experiment.devices)
         self._traces = learner.traces and not experiments.debugging(experiment)
 
@@ -89,21 +90,29 @@ class StreamedTrainer:
     def run(self, count: int) -> Array:
         """See `Trainer`."""
         assert self._batches is not None
+        if self._failure is not None:
+            raise self._failure
         self.epoch_over = False
         values: list[Any] = []
         while len(values) < count:
             try:
                 item = self._batches.get(LATE_S)
+                if isinstance(item, EpochEnd):
+                    self._check_epoch(item)
+                    self.epoch_over = True
+                    break
+                values.append(self._one(item))
             except Late:
                 break
             except StopIteration:
                 self.exhausted = True
                 break
-            if isinstance(item, EpochEnd):
-                self._check_epoch(item)
-                self.epoch_over = True
+            except DlfbLabError as error:
+                if not values:
+                    raise
+                # The steps before it are told first.
+                self._failure = error
                 break
-            values.append(self._one(item))
             self._step += 1
         members = len(self.experiment.members)
         if not values:
@@ -163,7 +172,9 @@ class StreamedTrainer:
     ) -> Any:
         rng = jax.random.fold_in(key, at)
         state, values = self.learner.step.function(state, batch, counts, rng, begins, hyper)
-        self.names = names_of(values)
+        if not self._step:
+            self.names = names_of(values)
+        check_names(self.names, values)
         return state, np.array([float(values[name]) for name in self.names])
 
     def news(self, step: int) -> Iterator[Event]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.engine.feed import Part, Rows
+from dlfb_lab.errors import ModelError
 from dlfb_lab.events import Event
 from dlfb_lab.models.model import PyTree
 
@@ -58,6 +59,19 @@ class Trained:
     outputs: Callable[[Inputs], Array]
     scores: Callable[[Part | Rows], dict[str, float]]
     members: tuple[Trained, ...] = ()
+
+
+def check_names(names: Collection[str], found: Collection[str]) -> None:
+    """Refuses a step that gives other scalars than those before it.
+
+    Raises:
+        ModelError: which were given before, and which now.
+    """
+    if set(found) != set(names):
+        raise ModelError(
+            f"The step returned {', '.join(found)}; the steps before it returned {', '.join(names)}. "
+            "Return the same scalars from every step, NaN where there is nothing to say."
+        )
 
 
 class Trainer(Protocol):

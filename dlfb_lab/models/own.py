@@ -134,7 +134,12 @@ class OwnStep:
 
 
 def own_step(
-    step: Any, state: PyTree, batch: PyTree, eval_step: Any = None, arguments: Mapping[str, Any] | None = None
+    step: Any,
+    state: PyTree,
+    batch: PyTree,
+    eval_step: Any = None,
+    arguments: Mapping[str, Any] | None = None,
+    eval_batch: PyTree | None = None,
 ) -> OwnStep:
     """Adapts a user's step. Traces it abstractly on a batch, so that what does not fit is said before training.
 
@@ -144,6 +149,7 @@ def own_step(
         batch: one batch, as the steps will get them.
         eval_step: (state, batch[, key]) to a loss, a dict of metrics, or (loss, metrics).
         arguments: further arguments of both, by name. Arrays in them are carried along, and all else is fixed.
+        eval_batch: one batch, as the evaluation steps will get them; None for `batch`.
 
     Raises:
         OptionError: an argument cannot be filled.
@@ -161,7 +167,8 @@ def own_step(
     train, given = _settled(call, form, further, given, batch)
     if not train.traces:
         given = Carried(jax.tree.map(settled, form.arrays(state)), further.arrays(arguments))
-    way = _tried(evaluation, form, further, _scored, given, batch)[0] if evaluation is not None else None
+    scored = batch if eval_batch is None else eval_batch
+    way = _tried(evaluation, form, further, _scored, given, scored)[0] if evaluation is not None else None
     return OwnStep(train, way, given)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import dropwhile
 from typing import Any
 
 import jax
@@ -56,12 +57,16 @@ def scores(returned: Any, who: str) -> dict[str, Any]:
 
 
 def scalars(tree: Any) -> dict[str, Any]:
-    """Returns the scalars of a pytree by name, nested names joined by "/"; arrays and all else are left out."""
-    found: dict[str, Any] = {}
-    for name, leaf in named_leaves(tree):
-        if is_scalar(leaf):
-            found["aux" if not name else f"aux/{name}" if name.split("/")[0].isdigit() else name] = leaf
-    return found
+    """Returns the scalars of a pytree by name, nested names joined by "/"; arrays and all else are left out.
+
+    Of `(parts, outputs)` the parts go by their own names, where these are not in doubt.
+    """
+    found = [(name.split("/") if name else [], leaf) for name, leaf in named_leaves(tree) if is_scalar(leaf)]
+    plain = ["/".join(dropwhile(str.isdigit, parts)) for parts, _ in found]
+    return {
+        short if short and plain.count(short) == 1 else "/".join(["aux", *parts]): leaf
+        for (parts, leaf), short in zip(found, plain, strict=True)
+    }
 
 
 def is_scalar(leaf: Any) -> bool:
@@ -90,6 +95,8 @@ def kind(value: Any) -> str:
         return f"a dict of {shown([str(k) for k in value], 6) or 'nothing'}"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, bool | int | float):
+        return f"the number {value}"
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
