@@ -26,6 +26,9 @@ from dlfb_lab.engine.trainer import Scores, Trained
 from dlfb_lab.events import Event, PlanChosen
 from dlfb_lab.models.model import PyTree
 
+MOST_DRAWN_INSIDE = 2**17
+"""Rows whose order is drawn within the training program, so that an epoch need not be a dispatch of its own."""
+
 LEAST_RACED = 16
 """Steps of a dispatch that a verdict may rest on; fewer say little about their time."""
 
@@ -79,12 +82,21 @@ class ResidentTrainer:
             mask_padding=p.mask_padding,
             members=members,
             sharding=placing.batch(batch),
+            draws=whole or count <= MOST_DRAWN_INSIDE,
         )
         self._carry = placing.everywhere(steps.start(state, self._batching.order_length, members))
         self._data = placing.everywhere(self.rows.tree)
         self._rest = self._data, placing.everywhere(keys_of(e)), placing.everywhere(learner.hyper)
         self.names = learner.names(self._carry.state, self.rows.sample(batch))
+        if not self._batching.draws:
+            program = steps.order_program(self._batching)
+            self._draw, took = compiled(program, self._rest[1].order, np.int32(0))
+            yield from compilation(program.name, took, f"first run with {count:,} rows")
+            self._draw_order(0)
         yield from self._compile(batch)
+
+    def _draw_order(self, epoch: int) -> None:
+        self._carry = self._carry._replace(order=self._draw(self._rest[1].order, np.int32(epoch)))
 
     def _compile(self, batch: int) -> Iterator[Event]:
         e, p = self.experiment, self.plan
@@ -126,13 +138,17 @@ class ResidentTrainer:
     def most(self, step: int) -> int:
         """See `Trainer`."""
         most = steps.capacity(self._batching.members, len(self.names)) if self._fused is not None else MOST_SINGLE
+        place = step % self.plan.steps_per_epoch
+        if not self._batching.draws:
+            most = min(most, self.plan.steps_per_epoch - place)
         if self._last is None:
             return most
-        place = step % self.plan.steps_per_epoch
         return min(most, self._full_batches - place if place < self._full_batches else 1)
 
     def run(self, count: int) -> Array:
         """See `Trainer`."""
+        if not self._batching.draws and self._step and self._step % self.plan.steps_per_epoch == 0:
+            self._draw_order(self._step // self.plan.steps_per_epoch)
         last = self._last is not None and self._step % self.plan.steps_per_epoch >= self._full_batches
         if last:
             assert self._last is not None

@@ -182,6 +182,7 @@ class Batching:
         mask_padding: whether the last batch of an epoch is filled up with rows that do not count.
         members: models that are trained at once; 0 for one without that axis.
         sharding: how the rows of a batch lie on several devices; None for one device.
+        draws: whether the program draws a new order at the first step of an epoch; else `order_program` does.
     """
 
     rows: int
@@ -190,11 +191,31 @@ class Batching:
     mask_padding: bool
     members: int = 0
     sharding: Any = None
+    draws: bool = True
 
     @property
     def whole(self) -> bool:
         """Whether a batch is all the rows there are, in their own order."""
         return self.batch >= self.rows
+
+
+def _new_order(batching: Batching, key: jax.Array, epoch: jax.Array) -> jax.Array:
+    rows, length = batching.rows, batching.order_length
+    order = random_order(jax.random.fold_in(key, epoch), rows)
+    return jnp.pad(order, (0, length - rows), mode="wrap") if length > rows else order
+
+
+def order_program(batching: Batching) -> Program:
+    """Builds `(key, epoch) -> order`: the order of an epoch's rows, shape [order_length] or [members, order_length].
+
+    Sorting takes several times the memory of the order; many rows had better not have that in every step.
+    """
+
+    def draw(key: jax.Array, epoch: jax.Array) -> jax.Array:
+        return _new_order(batching, key, epoch)
+
+    function = jax.vmap(draw, in_axes=(0, None)) if batching.members else draw
+    return Program("order of the rows", batching, function)
 
 
 def names_of(values: Values) -> tuple[str, ...]:
@@ -206,16 +227,13 @@ def _one(step: Step, batching: Batching) -> Callable[..., tuple[Carry, jax.Array
     """Returns (carry, data, keys, hyper) to (carry, scalars, shape [names] or [members, names])."""
     rows, batch = batching.rows, batching.batch
 
-    def new_order(key: jax.Array, epoch: jax.Array) -> jax.Array:
-        order = random_order(jax.random.fold_in(key, epoch), rows)
-        return jnp.pad(order, (0, batching.order_length - rows), mode="wrap") if batching.order_length > rows else order
-
     def member(
         state: PyTree, order: jax.Array, keys: Keys, hyper: Hyper, clock: tuple[jax.Array, ...], data: PyTree
     ) -> Any:
         at, row, epoch = clock
         if not batching.whole:
-            order = jax.lax.cond(row == 0, lambda: new_order(keys.order, epoch), lambda: order)
+            if batching.draws:
+                order = jax.lax.cond(row == 0, lambda: _new_order(batching, keys.order, epoch), lambda: order)
             chosen = jax.lax.dynamic_slice(order, (row,), (batch,))
             data = jax.tree.map(lambda a: a[chosen], data)
         if batching.sharding is not None:

@@ -179,3 +179,13 @@ def test_verdicts_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(3):
         plan.remember(number, Verdict(True, str(number)))
     assert [plan.known(number) is None for number in range(3)] == [True, False, False]
+
+
+def test_where_the_order_is_drawn_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for asked in ("step", "fused"):
+        inside = numbers(*train(Net("order"), plan=asked, steps=150)[:2])
+        with monkeypatch.context() as patch:
+            patch.setattr(resident, "MOST_DRAWN_INSIDE", 10)
+            told, trained, session = train(Net("order"), plan=asked, steps=150)
+        assert not session.trainer._batching.draws
+        assert numbers(told, trained) == inside
