@@ -74,8 +74,10 @@ _SOFTWARE = (
 
 def _rate(record: Record) -> str:
     for test in record.rate_tests[-1:]:
-        tried = f"{len(test.rates)} rates from {test.rates[0]:g} to {test.rates[-1]:g}" if len(test.rates) else "some"
-        return f" (learning rate {test.chosen:g}, chosen by trying {tried})"
+        tried = (
+            f"{len(test.rates)} rates from {test.rates[0]:.3g} to {test.rates[-1]:.3g}" if len(test.rates) else "some"
+        )
+        return f" (learning rate {test.chosen:.3g}, chosen by trying {tried})"
     rate = record.started.settings.get("lr") if record.started else None
     return f" (learning rate {rate:g})" if isinstance(rate, int | float) else ""
 

@@ -129,7 +129,9 @@ def remarks(record: Record) -> list[str]:
     """Returns what is worth a line of its own: the best score, the rate that was chosen, how the steps were run."""
     said = [_best(record)]
     for test in record.rate_tests[-1:]:
-        tried = f" from {len(test.rates)} between {test.rates[0]:g} and {test.rates[-1]:g}" if len(test.rates) else ""
+        tried = (
+            f" from {len(test.rates)} between {test.rates[0]:.3g} and {test.rates[-1]:.3g}" if len(test.rates) else ""
+        )
         said.append(f"learning rate {test.chosen:.3g}, chosen{tried} in {duration(test.duration_s)}")
     said += [plan_text(plan) for plan in record.plans[-1:]]
     return [remark for remark in said if remark]
