@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -14,7 +14,7 @@ from dlfb_lab.assemble import TrainRequest, one_after_another
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import loop
 from dlfb_lab.engine.control import interrupts_stop
-from dlfb_lab.errors import OptionError, StoreError
+from dlfb_lab.errors import StoreError
 from dlfb_lab.events import Sink
 from dlfb_lab.inbox import Inbox
 from dlfb_lab.record import Record
@@ -134,19 +134,15 @@ def train(
 
 def train_request(request: TrainRequest) -> Run:
     """Trains what was asked for; see `train`."""
-    values = one_after_another(request)
-    return _train_each(request, *values) if values is not None else _train_one(request)
+    requests = one_after_another(request)
+    return _train_each(requests) if requests is not None else _train_one(request)
 
 
-def _train_each(request: TrainRequest, name: str, values: Sequence[Any]) -> Run:
-    """Trains a run for each value of an option, and hands back the best, with all in `sweep`."""
-    if request.background:
-        raise OptionError(f"--sweep {name}: its runs are trained one after another, so not in the background.")
-    base = request.name or ""
+def _train_each(requests: Iterable[TrainRequest]) -> Run:
+    """Trains the runs of a sweep, and hands back the best, with all in `sweep`."""
     runs = Runs()
-    for value in values:
-        label = f"{base} {name} {value}".strip()
-        runs.append(_train_one(replace(request, sweep=None, name=label, **{name: value})))
+    for request in requests:
+        runs.append(_train_one(request))
         if runs[-1].status != "finished":
             break
     best = min(runs, key=lambda run: run.rank)

@@ -67,6 +67,10 @@ _SOFTWARE = (
     ("JAX", "jax"),
     ("Flax", "flax"),
     ("Optax", "optax"),
+    ("PyTorch", "torch"),
+    ("Keras", "keras"),
+    ("TensorFlow", "tensorflow"),
+    ("Equinox", "equinox"),
     ("NumPy", "numpy"),
     ("Python", "python"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from dlfb_lab.engine.experiment import Experiment
 from dlfb_lab.engine.feed import Rows, Streamed, TrainingData
 from dlfb_lab.engine.memory import fits_on_device
 from dlfb_lab.errors import OptionError, nearest
+from dlfb_lab.models.copies import changes_in_place, copied
 from dlfb_lab.models.host import HostStep
 from dlfb_lab.models.own import own_step
 from dlfb_lab.models.transfer import arrays_in
@@ -118,21 +120,47 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     ), prepared.rows_of
 
 
-def one_after_another(r: TrainRequest) -> tuple[str, tuple[Any, ...]] | None:
-    """Returns the option and the values of a sweep that one program cannot train at once; None where it can.
+def one_after_another(r: TrainRequest) -> Iterator[TrainRequest] | None:
+    """Returns the runs of a sweep that one program cannot train at once; None where it can, or there is no sweep.
+
+    Each starts from the model as it was given.
 
     Raises:
-        OptionError: the sweep reads otherwise than NAME=A,B, or there is no such option.
+        OptionError: the sweep reads otherwise than NAME=A,B, there is no such option, or its runs would start where
+            others have ended.
     """
     if r.sweep is None:
         return None
     name, values = sweeps.parse_sweep(r.sweep)
     if name not in OPTIONS:
         raise OptionError(f"--sweep {name}: there is no such option.{nearest(name, OPTIONS)}")
-    given = None if r.step is not None else models.adapt(_in_order(r).model)
-    if _family(r, given) == "model" and name in AT_ONCE and getattr(given, "optimizer", None) is None:
+    r = _in_order(r)
+    given = None if r.step is not None else models.adapt(r.model)
+    kind = _family(r, given)
+    if kind == "model" and name in AT_ONCE and getattr(given, "optimizer", None) is None:
         return None
-    return name, values
+    refuse(r, kind, getattr(given, "kind", "step of your own"))
+    if r.step is not None and r.state is None:
+        raise OptionError(
+            f"--sweep {name}: the step keeps its state to itself, so that each run would go on where the last one has "
+            "ended. Let it take and return its state (--state), or train one run at a time."
+        )
+    for part in (r.data, r.valid, r.test):
+        if isinstance(part, Iterator):
+            raise OptionError(
+                f"--sweep {name}: the {type(part).__name__} can be read only once, and each run reads the data anew. "
+                "Give a list of batches, or the function that makes it."
+            )
+    if r.background:
+        raise OptionError(f"--sweep {name}: its runs are trained one after another, so not in the background.")
+    base = r.name or ""
+
+    def request(value: Any) -> TrainRequest:
+        model, optimizer = copied(r.model, r.optimizer) if changes_in_place(given) else (r.model, r.optimizer)
+        label = f"{base} {name} {value}".strip()
+        return replace(r, **{"model": model, "optimizer": optimizer, "sweep": None, "name": label, name: value})
+
+    return map(request, values)
 
 
 AT_ONCE = ("lr", "weight_decay", "clip")

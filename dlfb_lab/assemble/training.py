@@ -13,7 +13,7 @@ import numpy as np
 from dlfb_lab.assemble.labelled import Prepared
 from dlfb_lab.assemble.request import TrainRequest, count, seed_of
 from dlfb_lab.engine import metrics as metric_table
-from dlfb_lab.engine import optimizers, precision, sweeps, weighting
+from dlfb_lab.engine import optimizers, precision, remat, sweeps, weighting
 from dlfb_lab.engine.experiment import EarlyStop, Member, mode_of
 from dlfb_lab.engine.feed import Part
 from dlfb_lab.engine.losses import Loss
@@ -51,6 +51,8 @@ def refuse(r: TrainRequest, kind: str, name: str) -> None:
     Raises:
         OptionError: which option, and what to do.
     """
+    if kind == "guest" and isinstance(r.lr, str) and r.lr == "find":
+        raise OptionError(f"--lr find: only a step that we compile can be tried; {name} runs its own. Give a rate.")
     options, why = REFUSED[kind]
     for option in options:
         if getattr(r, option) not in (None, False):
@@ -63,11 +65,17 @@ def refuse(r: TrainRequest, kind: str, name: str) -> None:
             raise OptionError(
                 f"--{option}: only a step that we compile can do that; {name} runs its own. Leave it out."
             )
-    if r.seeds is not None:
-        values = ",".join(str(int(r.seed) + i) for i in range(min(3, int(r.seeds))))
+    seeds = count("seeds", r.seeds)
+    if seeds is not None:
+        if r.step is not None and r.state is None:
+            raise OptionError(
+                f"--seeds {r.seeds}: the step keeps its state to itself, and goes on where it is. Train one run at a "
+                "time, each from a new state."
+            )
+        values = ",".join(str(int(r.seed) + i) for i in range(min(3, seeds)))
         raise OptionError(
             f"--seeds {r.seeds}: {name} cannot be trained several times at once. "
-            f"Say --sweep seed={values}{',…' if int(r.seeds) > 3 else ''}, which trains one after another."
+            f"Say --sweep seed={values}{',…' if seeds > 3 else ''}, which trains one after another."
         )
 
 
@@ -175,7 +183,7 @@ def wrapped(r: TrainRequest, model: Any, kind: str) -> Any:
         return model
     if r.precision is not None:
         model = precision.with_precision(model, r.precision)
-    return precision.with_remat(model) if r.remat else model
+    return remat.with_remat(model) if r.remat else model
 
 
 def early_stop(r: TrainRequest) -> EarlyStop | None:

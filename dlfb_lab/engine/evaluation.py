@@ -11,7 +11,7 @@ import numpy as np
 
 from dlfb_lab.data.lazy import examples_are_lazy
 from dlfb_lab.data.source import Array, Inputs
-from dlfb_lab.engine.feed import Part
+from dlfb_lab.engine.feed import Part, Rows
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.metrics import Metric, Predictions, score
 from dlfb_lab.engine.programs import Compiled, CompileTime, Program, compilation, compiled
@@ -52,6 +52,32 @@ class Abandoned(Exception):
 def always() -> bool:
     """Lets an evaluation go on to its end."""
     return True
+
+
+def batched_scores(
+    evaluate: Callable[[PyTree, int], dict[str, Any]], part: Rows, size: int, goes_on: Callable[[], bool]
+) -> dict[str, float]:
+    """Returns the mean of the scores of batches, weighted by their rows.
+
+    Args:
+        evaluate: of a batch and its number, scores by name.
+        part: what is scored.
+        size: rows of a batch.
+        goes_on: asked before each batch.
+
+    Raises:
+        Abandoned: `goes_on` said no.
+    """
+    whole = part.rows is None or size >= part.rows
+    sums: dict[str, float] = {}
+    for number, start in enumerate([0] if whole else range(0, len(part), size)):
+        if not goes_on():
+            raise Abandoned
+        batch = part.tree if whole else jax.tree.map(lambda a, s=start: a[s : s + size], part.tree)
+        count = len(part) if whole else min(size, len(part) - start)
+        for name, value in evaluate(batch, number).items():
+            sums[name] = sums.get(name, 0.0) + count * float(value)
+    return {name: value / len(part) for name, value in sums.items()}
 
 
 class Scorer:

@@ -11,7 +11,7 @@ import numpy as np
 from dlfb_lab.data.prefetch import Late, Prefetch
 from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.engine import experiment as experiments
-from dlfb_lab.engine.evaluation import Abandoned, Scorer, always, baseline_event, chunk_rows
+from dlfb_lab.engine.evaluation import Abandoned, Scorer, always, baseline_event, batched_scores, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Batch, EpochEnd, Part, Rows
 from dlfb_lab.engine.streamed import AHEAD, LATE_S, MOST_STEPS
@@ -101,7 +101,8 @@ class GuestTrainer:
 
     def _scores(self, part: Part | Rows, goes_on: Callable[[], bool] = always) -> dict[str, float]:
         if self._scorer is None or not isinstance(part, Part):
-            return self.guest.evaluate(part.tree)
+            size = self.experiment.eval_batch_size or self.experiment.batch_size
+            return batched_scores(lambda batch, number: self.guest.evaluate(batch), part, size, goes_on)
         outputs = self._outputs(part.x, goes_on)
         return self._scorer.score_outputs(outputs, part.y)
 

@@ -13,7 +13,7 @@ import numpy as np
 from dlfb_lab.data.lazy import is_lazy
 from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.engine import experiment as experiments
-from dlfb_lab.engine.evaluation import Abandoned, Evaluator, always, baseline_event, chunk_rows
+from dlfb_lab.engine.evaluation import Evaluator, always, baseline_event, batched_scores, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Part, Rows
 from dlfb_lab.engine.losses import Link, predictions_look_squashed
@@ -303,21 +303,10 @@ class StepLearner:
         return Scores.of([self._scores(state, part, goes_on)], 0)
 
     def _scores(self, state: PyTree, part: Part | Rows, goes_on: Callable[[], bool] = always) -> dict[str, float]:
-        size = self.experiment.eval_batch_size or self.experiment.batch_size
-        whole = part.rows is None or size >= part.rows
-        starts = [0] if whole else range(0, len(part), size)
-        sums: dict[str, float] = {}
-        rows = 0
-        for number, start in enumerate(starts):
-            if not goes_on():
-                raise Abandoned
-            batch = part.tree if whole else jax.tree.map(lambda a, s=start: a[s : s + size], part.tree)
-            count = len(part) if whole else min(size, len(part) - start)
-            found = self._evaluate(state, batch, jax.random.fold_in(self._key, number))
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + count * float(value)
-            rows += count
-        return {name: value / rows for name, value in sums.items()}
+        def evaluate(batch: PyTree, number: int) -> dict[str, Any]:
+            return self._evaluate(state, batch, jax.random.fold_in(self._key, number))
+
+        return batched_scores(evaluate, part, self.experiment.eval_batch_size or self.experiment.batch_size, goes_on)
 
     def _evaluate(self, state: PyTree, batch: PyTree, key: jax.Array) -> dict[str, Any]:
         if not self.stepper.evaluation_traces:

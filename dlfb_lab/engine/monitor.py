@@ -9,6 +9,7 @@ import numpy as np
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine.experiment import EarlyStop, Plan
 from dlfb_lab.engine.trainer import Scores
+from dlfb_lab.errors import OptionError, nearest
 
 
 class Monitor:
@@ -32,8 +33,17 @@ class Monitor:
         self.last = np.full(1, math.nan)
 
     def look(self, step: int, scores: Scores) -> Array:
-        """Takes an evaluation; returns which members have become better, shape [members] or [1], bool."""
+        """Takes an evaluation; returns which members have become better, shape [members] or [1], bool.
+
+        Raises:
+            OptionError: early stopping is asked for by a metric that is not there.
+        """
         each = scores.members or [scores.metrics]
+        if self._stop is not None and self._metric not in each[0]:
+            raise OptionError(
+                f"--early-stop {self._metric}: it is not evaluated.{nearest(self._metric, list(each[0]))} "
+                f"There are {', '.join(each[0])}."
+            )
         self.last = np.array([one.get(self._metric, math.nan) for one in each], np.float64)
         if len(self.best) != len(each):
             self.best, self.best_step = np.full(len(each), math.nan), np.zeros(len(each), np.int64)

@@ -34,6 +34,7 @@ class KerasModel:
     """
 
     kind = "keras"
+    in_place = True
     given = True
     optimizer = None
 
@@ -100,6 +101,7 @@ class KerasStepper:
     """
 
     kind = "compiled keras"
+    in_place = True
     accumulates = True
     """Metrics such as AUC cannot be averaged over batches."""
     evaluates = True

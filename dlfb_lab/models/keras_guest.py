@@ -60,6 +60,8 @@ EXAMPLE = "an object such as keras.optimizers.SGD(0.1)"
 class KerasFactory:
     """A Keras model, before its loss and optimizer are known, unless it is compiled. See `GuestFactory`."""
 
+    in_place = True
+
     def __init__(self, model: Any) -> None:
         keras = _keras()
         backend = str(keras.config.backend())

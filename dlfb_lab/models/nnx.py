@@ -20,6 +20,7 @@ class NnxModel:
     """A Flax nnx module. Training works on copies; `finish` brings the user's own module up to date."""
 
     kind = "nnx"
+    in_place = True
     given = True
     optimizer = None
 

@@ -43,6 +43,7 @@ class TorchFactory:
     """A PyTorch module, before the loss and the optimizer are known. See `GuestFactory`."""
 
     kind = "torch"
+    in_place = True
     loss = None
     link = None
 
