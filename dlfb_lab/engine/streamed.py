@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dlfb_lab.data.lazy import is_lazy
 from dlfb_lab.data.prefetch import Late, Prefetch
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.experiment import Experiment, Plan
-from dlfb_lab.engine.feed import Batch, EpochEnd
+from dlfb_lab.engine.feed import Batch, EpochEnd, Rows
 from dlfb_lab.engine.learner import Learner, keys_of
 from dlfb_lab.engine.memory import check_room
 from dlfb_lab.engine.placing import Placing
@@ -70,13 +71,23 @@ class StreamedTrainer:
         if not goes_on():
             return
         yield from learner.prepare_evaluation(state)
-        reason = "the training rows do not fit on the device" if e.train.rows is not None else "the data are a stream"
-        if not learner.traces:
-            reason = "the step cannot be compiled as a whole"
-        yield PlanChosen(step=0, plan="streamed" if self._traces else "as it is", reason=reason)
+        yield PlanChosen(step=0, plan="streamed" if self._traces else "as it is", reason=self._reason())
+        if e.members and e.train.rows is not None:
+            text = "The members learn from the same batches in the same order, since rows are read as they are needed."
+            yield Notice(step=0, level="info", text=text)
         order_key = self._keys.order[0] if e.members else self._keys.order
         feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, self.plan.mask_padding)
         self._batches = Prefetch(feed, self._on_device, AHEAD)
+
+    def _reason(self) -> str:
+        train = self.experiment.train
+        if not self.learner.traces:
+            return "the step cannot be compiled as a whole"
+        if not isinstance(train, Rows):
+            return "the data are a stream"
+        if any(is_lazy(leaf) for leaf in jax.tree.leaves(train.tree)):
+            return "the training rows lie in files, and are read as they are needed"
+        return "the training rows do not fit on the device"
 
     def _on_device(self, item: Batch | EpochEnd) -> Batch | EpochEnd:
         if isinstance(item, EpochEnd) or not self._traces:

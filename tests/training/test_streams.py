@@ -1,0 +1,388 @@
+"""Data that come in batches, from `dlfb_lab.train` to the run: the same numbers whoever makes the batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+
+import dlfb_lab
+from dlfb_lab.data import lazy
+from dlfb_lab.data.lazy import ArrayRows
+from dlfb_lab.errors import DataError, OptionError
+from dlfb_lab.run import Run
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(48, 3)).astype(np.float32)
+Y = (X @ np.array([1.0, -2.0, 0.5], np.float32)).astype(np.float32)
+BATCHES = [(X[i : i + 16], Y[i : i + 16]) for i in (0, 16, 32)]
+
+
+class Linear(nn.Module):
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(self.outputs)(x)
+
+
+def by_hand(epochs: int, batches: Any = BATCHES, rate: float = 0.1) -> list[float]:
+    """Returns the losses of a loop of one's own, from the parameters that a run with seed 0 starts from."""
+    params = start()
+    optimizer = optax.sgd(rate)
+    state, losses = optimizer.init(params), []
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        return ((Linear().apply({"params": params}, x)[:, 0] - y) ** 2).mean()
+
+    for _ in range(epochs):
+        for x, y in batches:
+            value, gradients = jax.value_and_grad(loss)(params, x, y)
+            updates, state = optimizer.update(gradients, state)
+            params = optax.apply_updates(params, updates)
+            losses.append(float(value))
+    return losses
+
+
+def start() -> Any:
+    return {"Dense_0": {"kernel": jnp.ones((3, 1)), "bias": jnp.zeros(1)}}
+
+
+def trained(data: Any, **options: Any) -> Run:
+    given: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "init_from": start(), **options}
+    return dlfb_lab.train(Linear(), data, **given)
+
+
+def losses(run: Run) -> Any:
+    return run.history["train/loss"].dropna().to_numpy()
+
+
+def notices(run: Run) -> str:
+    return "\n".join(notice.text for notice in run.record.notices)
+
+
+@pytest.fixture(scope="module")
+def listed() -> Run:
+    return trained(BATCHES, epochs=2, valid=(X, Y))
+
+
+def test_a_list_of_batches_has_the_losses_of_a_loop_of_ones_own(listed: Run) -> None:
+    np.testing.assert_allclose(losses(listed), by_hand(2), rtol=1e-5)
+    started = listed.record.started
+    assert started is not None
+    assert (started.steps_total, started.steps_per_epoch, started.batch_size) == (6, 3, 16)
+    assert "a list, batches of 16" in started.task_sentence
+    assert list(listed.history["valid/loss"].dropna().index) == [0, 3, 6]
+    assert listed.record.plans[-1].plan == "streamed"
+    assert len([c for c in listed.record.compilations if "train step" in c.program]) == 1
+    assert listed.predict(X[:5]).shape == (5,)
+    assert listed.evaluate(BATCHES)["loss"] == pytest.approx(listed.history["valid/loss"].dropna().iloc[-1], rel=1e-5)
+
+
+def generator() -> Iterator[Any]:
+    yield from BATCHES
+
+
+def with_key(key: jax.Array) -> Iterator[Any]:
+    assert jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    yield from BATCHES
+
+
+class Loader:
+    """As those of grain and others: no length, and iterated again for each epoch."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([{"x": jnp.asarray(x), "y": y.tolist()} for x, y in BATCHES])
+
+
+def examples() -> Iterator[Any]:
+    for x, y in BATCHES:
+        yield from ({"x": row, "y": value} for row, value in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (generator, {}),
+        (with_key, {}),
+        (Loader(), {}),
+        (examples, {"batch_size": 16}),
+        (lambda: (batch for batch in BATCHES), {}),
+        (lambda: [(x.astype(np.float64), y) for x, y in BATCHES], {}),
+    ],
+)
+def test_whoever_makes_the_batches_the_losses_are_the_same(data: Any, options: Any, listed: Run) -> None:
+    run = trained(data, epochs=2, valid=(X, Y), **options)
+    np.testing.assert_allclose(losses(run), losses(listed), rtol=1e-6)
+    assert list(run.history["valid/loss"].dropna().index) == [0, 3, 6], (
+        "after each epoch, though its length is not known"
+    )
+    assert run.status == "finished"
+
+
+@pytest.mark.guests("torch")
+def test_a_loader_of_torch_and_a_data_set() -> None:
+    torch: Any = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    run = trained(torch.utils.data.DataLoader(data, batch_size=16), epochs=2)
+    np.testing.assert_allclose(losses(run), by_hand(2), rtol=1e-5)
+
+    class Cells(torch.utils.data.Dataset):  # type: ignore[misc]
+        def __len__(self) -> int:
+            return len(X)
+
+        def __getitem__(self, row: int) -> Any:
+            return torch.from_numpy(X[row]), float(Y[row])
+
+    run = trained(Cells(), epochs=3, batch_size=16)
+    assert run.record.step == 9
+    assert losses(run)[-1] < losses(run)[0]
+
+
+@pytest.mark.guests("tensorflow")
+@pytest.mark.slow
+def test_a_data_set_of_tensorflow() -> None:
+    tf: Any = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices((X, Y))
+    run = trained(data.batch(16).prefetch(2), epochs=2, valid=data.batch(48))
+    np.testing.assert_allclose(losses(run), by_hand(2), rtol=1e-5)
+    assert run.history["valid/loss"].notna().sum() == 3
+    run = trained(data.repeat().batch(16, drop_remainder=True), steps=5)
+    np.testing.assert_allclose(losses(run), by_hand(2)[:5], rtol=1e-5)
+    with pytest.raises(OptionError, match=r"endless.*--steps"):
+        trained(data.repeat().batch(16))
+
+
+# --- rows in files
+
+
+def test_memory_maps_are_read_as_they_are_needed_and_give_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    read: list[int] = []
+    take = ArrayRows.__getitem__
+
+    def counted(rows: ArrayRows, index: Any) -> Any:
+        found = take(rows, index)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(ArrayRows, "__getitem__", counted)
+    # What every row is looked at for is read in blocks, of which these few rows would be one.
+    monkeypatch.setattr(lazy, "BLOCK_BYTES", 16 * X[0].nbytes)
+    on_disk = trained((mapped, Y), epochs=2, batch_size=20, valid=0.25, seed=3)
+    in_memory = trained((X, Y), epochs=2, batch_size=20, valid=0.25, seed=3)
+    np.testing.assert_allclose(losses(on_disk), losses(in_memory), rtol=1e-6)
+    np.testing.assert_allclose(
+        on_disk.history["valid/loss"].dropna(), in_memory.history["valid/loss"].dropna(), rtol=1e-6
+    )
+    assert on_disk.record.plans[-1].plan == "streamed"
+    assert "lie in files" in on_disk.record.plans[-1].reason
+    assert read and max(read) <= 20, "a batch at most, never the whole"
+    assert on_disk.split()["valid"].tolist() == in_memory.split()["valid"].tolist()
+
+
+def test_anndata_by_a_column_of_its_cells() -> None:
+    kinds = pd.Categorical(np.where(Y > 0, "t cell", "b cell"))
+    cells = anndata.AnnData(X=X, obs=pd.DataFrame({"kind": kinds}, index=[f"c{i}" for i in range(len(X))]))
+    run = dlfb_lab.train(Linear(2), cells, target="kind", epochs=30, lr=0.1, valid=0.25)
+    assert run.classes == ["b cell", "t cell"]
+    assert run.history["valid/accuracy"].dropna().iloc[-1] > 0.8
+    assert (run.predict(X) == np.asarray(kinds)).mean() > 0.8
+
+
+# --- streams that end, or do not
+
+
+def test_an_iterator_that_ends_early_keeps_what_was_learned() -> None:
+    run = trained(iter(BATCHES), steps=10, valid=(X, Y))
+    np.testing.assert_allclose(losses(run), by_hand(1), rtol=1e-5)
+    assert run.record.status is not None
+    assert "the data ended before step 10" in run.record.status.reason
+    assert list(run.history["valid/loss"].dropna().index)[-1] == 3
+    assert np.isfinite(run.predict(X)).all()
+
+
+def test_what_can_be_read_once_is_one_epoch() -> None:
+    run = trained(iter(BATCHES))
+    assert run.record.step == 3
+    with pytest.raises(
+        OptionError, match=r"--epochs 2: the list_iterator can be read only once\. Give a list of batches"
+    ):
+        trained(iter(BATCHES), epochs=2)
+    with pytest.raises(OptionError, match="can be read only once, and each run reads the data anew"):
+        trained(iter(BATCHES), sweep="batch_size=4,8")
+
+
+@pytest.mark.parametrize("data", [[], iter([]), lambda: iter(())])
+def test_data_without_a_batch_are_refused(data: Any) -> None:
+    with pytest.raises(DataError, match=r"empty|nothing"):
+        trained(data)
+
+
+def test_data_that_the_first_epoch_uses_up_are_told() -> None:
+    once = iter(BATCHES)
+
+    def factory() -> Any:
+        return once
+
+    run = trained(factory, epochs=3)
+    assert run.status == "stopped"
+    assert run.record.step == 3
+    assert "gave nothing in epoch 2" in notices(run)
+    assert "What was learned before is kept" in notices(run)
+
+
+def test_an_epoch_that_is_shorter_than_the_first_is_told() -> None:
+    calls: list[int] = []
+
+    def factory() -> Any:
+        calls.append(0)
+        return iter(BATCHES if len(calls) == 1 else BATCHES[:1])
+
+    run = trained(factory, epochs=3)
+    assert "ended early in epoch 2: after 1 of 3 batches" in notices(run)
+    assert run.status == "stopped"
+    assert run.record.step == len(losses(run)) == 4
+
+
+def test_endless_data_need_a_length() -> None:
+    import itertools
+
+    with pytest.raises(OptionError, match=r"endless cycle.*--steps N, or --timebox"):
+        trained(itertools.cycle(BATCHES))
+    run = trained(itertools.cycle(BATCHES), steps=5, valid=(X, Y), eval_every=2)
+    np.testing.assert_allclose(losses(run), by_hand(2)[:5], rtol=1e-5)
+    assert list(run.history["valid/loss"].dropna().index) == [0, 2, 4, 5]
+
+
+def test_a_generator_that_fails_midway_keeps_what_was_learned() -> None:
+    def failing() -> Iterator[Any]:
+        yield from BATCHES
+        raise OSError("the disk is gone")
+
+    run = trained(failing(), steps=10, valid=(X, Y))
+    assert run.status == "stopped"
+    np.testing.assert_allclose(losses(run), by_hand(1), rtol=1e-5)
+    assert run.record.step == 3
+    assert "failed at item 3: OSError: the disk is gone" in notices(run)
+    assert list(run.history["valid/loss"].dropna().index)[-1] == 3, "and scored"
+    with pytest.raises(DataError, match="failed at item 0"):
+        trained((x for x in [1 / 0]) if False else _fails_at_once(), steps=3)
+
+
+def _fails_at_once() -> Iterator[Any]:
+    raise OSError("the disk is gone")
+    yield
+
+
+def test_a_stop_does_not_wait_for_a_slow_generator() -> None:
+    gate = threading.Event()
+
+    def slow() -> Iterator[Any]:
+        yield from BATCHES
+        gate.wait(60)
+        yield from BATCHES
+
+    run = trained(slow(), steps=6, background=True)
+    try:
+        until = time.monotonic() + 50
+        while run.record.step < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        run.stop()
+        run.wait(30)
+        assert run.status == "stopped"
+        assert run.record.step == 3
+        assert run.predict(X).shape == (48,)
+    finally:
+        gate.set()
+
+
+# --- shapes
+
+
+def test_each_new_shape_is_said_once_with_its_cost() -> None:
+    ragged = [(X[:16], Y[:16]), (X[16:32], Y[16:32]), (X[32:40], Y[32:40])]
+    run = trained(ragged, epochs=2)
+    np.testing.assert_allclose(losses(run), by_hand(2, ragged), rtol=1e-5)
+    said = [notice.text for notice in run.record.notices if "another shape" in notice.text]
+    assert len(said) == 1
+    assert "(8, 3)" in said[0]
+    assert " s." in said[0]
+
+
+def test_a_flood_of_shapes_stops_with_advice_and_keeps_what_was_learned() -> None:
+    flood = [(X[:n], Y[:n]) for n in range(2, 30)]
+    run = trained(flood, epochs=1, valid=(X, Y))
+    assert run.status == "stopped"
+    assert run.record.step == 16 == len(losses(run))
+    assert run.record.status is not None
+    for text in (notices(run), run.record.status.reason):
+        assert "more than 16 shapes" in text
+        assert "Pad them to one shape" in text
+    assert np.isfinite(run.predict(X)).all()
+
+
+def test_batches_of_another_structure_are_told() -> None:
+    run = trained([*BATCHES, (X[:4], Y[:4], Y[:4])], epochs=1)
+    assert run.status == "stopped"
+    assert "Batch 3 is a tuple of (shape (4, 3), shape (4,), shape (4,)); the first was" in notices(run)
+    assert run.record.step == 3
+
+
+# --- parts and members
+
+
+def test_a_stream_to_evaluate_on() -> None:
+    run = trained(BATCHES, epochs=1, valid=BATCHES[:2], test=iter(BATCHES[2:]))
+    assert run.record.started is not None
+    assert run.record.started.rows == {"valid": 32, "test": 16}
+    expected = trained(BATCHES, epochs=1, valid=(X[:32], Y[:32]))
+    assert run.history["valid/loss"].dropna().tolist() == expected.history["valid/loss"].dropna().tolist()
+    assert np.isfinite(run.evaluate("test")["loss"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"valid": 0.2}, r"--valid 0\.2: the data are a list, which cannot be divided\. Give a set"),
+        ({"scale": True}, "--scale: the data are a list, whose statistics are not known"),
+        ({"groups": np.zeros(48)}, "--groups"),
+        ({"class_weights": "balanced", "task": "binary"}, "--class-weights|targets"),
+        ({"target": "y"}, "--target y: batches are pairs"),
+    ],
+)
+def test_what_a_stream_cannot_do_is_said(options: dict[str, Any], said: str) -> None:
+    with pytest.raises((OptionError, DataError), match=said):
+        trained(BATCHES, epochs=1, **options)
+
+
+def test_members_learn_from_one_stream() -> None:
+    run = dlfb_lab.train(Linear(), BATCHES, epochs=2, seeds=2, valid=(X, Y), optimizer="sgd", lr=0.1)
+    table = run.history["train/loss"]
+    assert list(table.columns) == ["seed 0", "seed 1"]
+    alone = dlfb_lab.train(Linear(), BATCHES, epochs=2, seed=1, valid=(X, Y), optimizer="sgd", lr=0.1)
+    np.testing.assert_allclose(table["seed 1"].dropna(), losses(alone), rtol=1e-4)
+
+
+def test_classes_of_a_stream_are_numbered_by_the_models_outputs() -> None:
+    kinds = (Y > 0).astype(np.int32)
+    batches = [(X[i : i + 16], kinds[i : i + 16]) for i in (0, 16, 32)]
+    run = dlfb_lab.train(Linear(2), batches, epochs=20, lr=0.1, valid=(X, kinds), early_stop="auc:4")
+    assert run.record.started is not None
+    assert run.record.started.monitor == "valid/auc"
+    assert run.history["valid/accuracy"].dropna().iloc[-1] > 0.8
+    assert (run.predict(X) == kinds).mean() > 0.8
