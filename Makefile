@@ -63,7 +63,8 @@ test: setup
 	$(STEP) 'npm test' npm test || failed=1; \
 	$(STEP) 'Chromium' scripts/chromium --install || echo 'Skipped: the browser tests, for the reason above.'; \
 	$(if $(GUESTS),,echo 'Skipped: what needs keras, tensorflow or torch; make test GUESTS=1 installs them.';) \
-	$(BIN)/python -m pytest || failed=1; \
+	$(BIN)/python -m pytest -m 'not browser and not notebook' -n 2 --dist loadfile || failed=1; \
+	$(BIN)/python -m pytest -m 'browser or notebook' || failed=1; \
 	exit $$failed
 
 bench: setup

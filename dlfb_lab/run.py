@@ -174,7 +174,9 @@ class Run:
     def history(self) -> pd.DataFrame:
         """A table indexed by step: `epoch`, `train/loss` of every step, `valid/loss`, `valid/<metric>`.
 
-        The training loss at step s was computed with s updates applied.
+        Other scalars of a step of the user's own are `train/<name>`. With several members the columns have a second
+        level, so that `history["valid/loss"]` is a table with a column for each. The training loss at step s was
+        computed with s updates applied.
         """
         return self.record.history()
 
