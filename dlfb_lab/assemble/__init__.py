@@ -17,6 +17,7 @@ from dlfb_lab.assemble.training import (
     members,
     optimizer_of,
     refuse,
+    swept,
     weights_of,
     wrapped,
 )
@@ -61,9 +62,9 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     kind = _family(r, given)
     refuse(r, kind, getattr(given, "kind", "step of your own"))
     model, loss, said, notice = _model(r, given, prepared, size)
-    optimizer, of_optimizer = optimizer_of(r, model, kind, steps_total)
+    chosen = [optimizer_of(one, model, kind, steps_total) for one in swept(r)]
+    optimizer, of_optimizer = chosen[0]
     said |= of_optimizer
-    everyone = members(r, optimizer)
     experiment = Experiment(
         name=model.name if r.name in (None, "") else str(r.name),
         model=wrapped(r, model, kind),
@@ -78,7 +79,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         batch_size=size,
         eval_batch_size=_eval_batch(r, prepared, getattr(given, "accumulates", False)),
         seed=int(r.seed),
-        members=everyone,
+        members=members(r, [one for one, _ in chosen]),
         early_stop=early_stop(r),
         timebox_s=timebox_s,
         find_rate=r.lr == "find" if isinstance(r.lr, str) else False,
@@ -135,6 +136,9 @@ def one_after_another(r: TrainRequest) -> Iterator[TrainRequest] | None:
     if name not in OPTIONS:
         raise OptionError(f"--sweep {name}: there is no such option.{nearest(name, OPTIONS)}")
     r = _in_order(r)
+    if getattr(r, name) is not getattr(TrainRequest, name):
+        option = name.replace("_", "-")
+        raise OptionError(f"--sweep {name}: --{option} is given, too. Leave one of them out.")
     given = None if r.step is not None else models.adapt(r.model)
     kind = _family(r, given)
     if kind == "model" and name in AT_ONCE and getattr(given, "optimizer", None) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -102,6 +102,9 @@ def optimizer_of(r: TrainRequest, model: Any, kind: str, steps_total: int) -> tu
     if isinstance(r.lr, str) and r.lr == "find" and "lr" not in chosen.hyper:
         raise OptionError("--lr find: the optimizer has its rate already. Give --optimizer by name.")
     said = {**chosen.describe(), "optimizer": chosen.name}
+    if r.sweep is not None:
+        # The members have a value each.
+        said.pop(sweeps.parse_sweep(r.sweep)[0], None)
     if isinstance(r.lr, str) and r.lr == "find":
         said["lr"] = "find"
     return (chosen if r.freeze is None else _frozen(chosen, r.freeze)), said
@@ -116,38 +119,43 @@ def _frozen(optimizer: Optimizer, patterns: Any) -> Optimizer:
     return replace(optimizer, key=(optimizer.key, "frozen", given), make=make)
 
 
-def members(r: TrainRequest, optimizer: Optimizer | None) -> tuple[Member, ...]:
+def swept(r: TrainRequest) -> list[TrainRequest]:
+    """Returns the request with each value of a sweep in its place; the request alone where there is none."""
+    if r.sweep is None:
+        return [r]
+    name, values = sweeps.parse_sweep(r.sweep)
+    return [replace(r, **{name: value}) for value in values]
+
+
+def members(r: TrainRequest, chosen: Sequence[Optimizer | None]) -> tuple[Member, ...]:
     """Returns what is trained at once: every seed with every value of a sweep.
+
+    Args:
+        r: what was asked for.
+        chosen: the optimizer with each value of the sweep; one alone where there is none.
 
     Raises:
         OptionError: `seeds` is no number above one.
     """
     seeds = count("seeds", r.seeds)
-    values = sweep_at_once(r, optimizer)
-    if seeds is None and values is None:
+    name = sweeps.parse_sweep(r.sweep)[0] if r.sweep is not None else ""
+    if seeds is None and not name:
         return ()
-    if seeds == 1 and values is None:
+    if seeds == 1 and not name:
         raise OptionError("--seeds 1: that is one model, as without --seeds. Give 2 or more.")
-    if isinstance(r.lr, str) and r.lr == "find":
+    if any(isinstance(one.lr, str) and one.lr == "find" for one in swept(r)):
         raise OptionError(
             "--lr find: several members at once need a rate that is known. Leave --seeds and --sweep out."
         )
-    name, numbers = values if values is not None else ("", (0.0,))
     found = []
-    for number, i in product(numbers, range(seeds or 1)):
+    for optimizer, i in product(chosen, range(seeds or 1)):
+        assert optimizer is not None
+        hyper = {name: optimizer.hyper[name]} if name else {}
         seed = seed_of(int(r.seed) + i)
-        words = [f"{name} {number:g}"] if name else []
+        words = [f"{name} {hyper[name]:g}"] if name else []
         words += [f"seed {seed}"] if seeds else []
-        found.append(Member(name=", ".join(words), seed=seed, hyper={name: float(number)} if name else {}))
+        found.append(Member(name=", ".join(words), seed=seed, hyper=hyper))
     return tuple(found)
-
-
-def sweep_at_once(r: TrainRequest, optimizer: Optimizer | None) -> tuple[str, tuple[float, ...]] | None:
-    """Returns the number of the optimizer that is swept in one program, and its values; None for other sweeps."""
-    if r.sweep is None or optimizer is None:
-        return None
-    name, values = sweeps.parse_sweep(r.sweep)
-    return (name, tuple(float(v) for v in values)) if name in sweeps.sweepable(optimizer) else None
 
 
 def weights_of(r: TrainRequest, prepared: Prepared) -> Callable[[Loss], Loss]:

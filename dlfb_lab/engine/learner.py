@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -22,6 +23,7 @@ from dlfb_lab.engine.step import Hyper, Keys, ModelState, Step, model_step, name
 from dlfb_lab.engine.trainer import Scores, Trained
 from dlfb_lab.errors import ModelError
 from dlfb_lab.events import Event, Notice
+from dlfb_lab.models.copies import changes_in_place, copied
 from dlfb_lab.models.model import Model, PyTree, Stepper
 from dlfb_lab.models.transfer import transfer
 
@@ -232,7 +234,18 @@ class ModelLearner:
         found = replace(each[best], members=each) if each else self._one_trained(state, step, evaluator)
         # Brings an object that the user holds, as those of nnx and Keras, up to date.
         found.finish()
-        return found
+        if not changes_in_place(self.model):
+            return found
+
+        def apart(member: Trained) -> Any:
+            """Returns a member in an object of its own: the user's holds the best."""
+            try:
+                return copied(member.finish())[0]
+            finally:
+                found.finish()
+
+        others = tuple(replace(m, finish=partial(apart, m)) if m is not each[best] else m for m in each)
+        return replace(found, members=others)
 
     def _one_trained(self, state: ModelState, step: int, evaluator: Evaluator) -> Trained:
         params, extra, opt_state = state

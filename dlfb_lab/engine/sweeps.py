@@ -6,16 +6,10 @@ import ast
 import re
 from typing import Any
 
-from dlfb_lab.engine.optimizers import Optimizer
 from dlfb_lab.errors import OptionError
 
 _WORD = re.compile(r"[^\W\d][\w.*/-]*")
 _OPENING, _CLOSING, _QUOTES = "([{", ")]}", "'\""
-
-
-def sweepable(optimizer: Optimizer) -> tuple[str, ...]:
-    """Returns the names of the numbers that members of one compiled program may differ in."""
-    return tuple(optimizer.hyper)
 
 
 def parse_sweep(text: Any) -> tuple[str, tuple[Any, ...]]:

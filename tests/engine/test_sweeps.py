@@ -2,11 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import optax
 import pytest
 
-from dlfb_lab.engine import optimizers
-from dlfb_lab.engine.sweeps import parse_sweep, sweepable
+from dlfb_lab.engine.sweeps import parse_sweep
 from dlfb_lab.errors import OptionError
 
 
@@ -47,8 +45,3 @@ def test_a_sweep_is_a_name_and_values(text: str, name: str, values: tuple[Any, .
 def test_what_is_no_sweep_is_refused(text: Any, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         parse_sweep(text)
-
-
-def test_what_can_be_swept_at_once_is_what_is_an_argument() -> None:
-    assert sweepable(optimizers.choose("adam", 0.1, clip=1, weight_decay=0.1)) == ("lr", "clip", "weight_decay")
-    assert sweepable(optimizers.choose(optax.adam(0.1), None)) == ()
