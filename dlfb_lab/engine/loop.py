@@ -191,7 +191,7 @@ class _Training:
     def _find_rate(self) -> Iterator[Event]:
         """Tries learning rates from the run's own start, and takes the best."""
         trainer = self.trainer
-        assert isinstance(trainer, ResidentTrainer)
+        assert isinstance(trainer, ResidentTrainer) and self.experiment.optimizer is not None
         start = perf_counter()
         trainer.keep()
 
@@ -201,7 +201,7 @@ class _Training:
             return trainer.try_rate(rate)
 
         try:
-            found = rates.find_rate(loss_at)
+            found = rates.find_rate(loss_at, self.experiment.optimizer.hyper["lr"])
         except Abandoned:
             return
         finally:

@@ -41,7 +41,8 @@ def class_weights(asked: Any, task: Task, encoded_targets: Array) -> np.ndarray 
         asked: "balanced"; or weights by class, in a dict of names or numbers, where a class left out counts 1, or in
             a list. For labels: the weights of the ones; a zero counts 1. None for no weights.
         task: what is predicted.
-        encoded_targets: of the training rows, as `Task.encode` returns them.
+        encoded_targets: of the training rows, as `Task.encode` returns them. Of a stream there are none beforehand:
+            without any, weights stay as given, and cannot be balanced.
 
     Returns:
         Weights, shape [classes] or [labels, 2] (of zeros and of ones), float32; None if not asked.
@@ -56,7 +57,7 @@ def class_weights(asked: Any, task: Task, encoded_targets: Array) -> np.ndarray 
         raise OptionError(f"--class-weights: the task is {task.kind}, which has no classes. Leave it out.")
     y = np.asarray(encoded_targets)
     if multilabel:
-        ones = (y.reshape(len(y), -1) == 1).sum(axis=0)
+        ones = (y.reshape(len(y), task.outputs) == 1).sum(axis=0)
         counts = np.stack([len(y) - ones, ones], axis=1).astype(float)
     else:
         counts = np.bincount(y.reshape(-1), minlength=task.outputs).astype(float)
@@ -73,6 +74,8 @@ def class_weights(asked: Any, task: Task, encoded_targets: Array) -> np.ndarray 
         return np.asarray(weights, np.float32)
     given = _given(asked, task)
     weights = np.stack([np.ones_like(given), given], axis=1) if multilabel else given
+    if not len(y):
+        return np.asarray(weights, np.float32)
     mean = (weights * counts).sum() / counts.sum()
     if mean <= 0:
         raise OptionError("--class-weights: with these weights no training row counts. Give one above zero.")

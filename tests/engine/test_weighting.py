@@ -77,6 +77,13 @@ def test_a_class_without_training_rows_spoils_nothing() -> None:
     np.testing.assert_array_equal(np.asarray(class_weights("balanced", MULTILABEL, ones)), 1)
 
 
+def test_weights_stay_as_given_where_the_rows_are_not_known() -> None:
+    np.testing.assert_array_equal(np.asarray(class_weights([1, 3, 0.5], ANIMALS, ENCODED[:0])), [1, 3, 0.5])
+    np.testing.assert_array_equal(
+        np.asarray(class_weights({"a": 5}, MULTILABEL, np.zeros(0, np.float32))), [[1, 5], [1, 1], [1, 1]]
+    )
+
+
 def test_no_weights_are_none() -> None:
     assert class_weights(None, ANIMALS, ENCODED) is None
     assert class_weights(None, Task("regression", (), False, 1), ENCODED) is None
