@@ -65,6 +65,10 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     chosen = [optimizer_of(one, model, kind, steps_total) for one in swept(r)]
     optimizer, of_optimizer = chosen[0]
     said |= of_optimizer
+    stop = early_stop(r)
+    resident = isinstance(trained, Rows) and fits_on_device(trained.tree)
+    if isinstance(r.lr, str) and r.lr == "find" and not resident:
+        raise OptionError("--lr find: rates are tried on rows that are kept on the device; these are not. Give a rate.")
     experiment = Experiment(
         name=model.name if r.name in (None, "") else str(r.name),
         model=wrapped(r, model, kind),
@@ -72,7 +76,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         task=prepared.task,
         loss=loss,
         weigh=weights_of(r, prepared),
-        metrics=choose_metrics(r.metrics, prepared.task),
+        metrics=choose_metrics(r.metrics, prepared.task, stop),
         train=trained,
         valid=prepared.parts.get("valid"),
         **numbers,
@@ -80,12 +84,12 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         eval_batch_size=_eval_batch(r, prepared, getattr(given, "accumulates", False)),
         seed=int(r.seed),
         members=members(r, [one for one, _ in chosen]),
-        early_stop=early_stop(r),
+        early_stop=stop,
         timebox_s=timebox_s,
         find_rate=r.lr == "find" if isinstance(r.lr, str) else False,
         init_from=arrays_in(r.init_from) if r.init_from is not None else None,
         asked_plan=r.plan,
-        resident=isinstance(trained, Rows) and fits_on_device(trained.tree),
+        resident=resident,
         devices=local_devices(r.devices),
         debug=bool(r.debug),
         rows={name: len(part) for name, part in prepared.parts.items()},

@@ -226,12 +226,16 @@ def local_devices(asked: Any) -> int:
     return wanted
 
 
-def choose_metrics(asked: Any, task: Task | None) -> tuple[metric_table.Metric, ...]:
-    """Returns what is computed at evaluations."""
+def choose_metrics(asked: Any, task: Task | None, stop: EarlyStop | None) -> tuple[metric_table.Metric, ...]:
+    """Returns what is computed at evaluations: what was asked for, and what decides when to stop."""
     if task is None:
         return ()
     if isinstance(asked, str):
         asked = [name.strip() for name in asked.split(",") if name.strip()]
     elif callable(asked):
         asked = [asked]
-    return metric_table.choose(asked, task)
+    chosen = metric_table.choose(asked, task)
+    wanted = stop.metric if stop is not None else "loss"
+    if wanted in (metric.name for metric in chosen) or wanted not in (*metric_table.METRICS, *metric_table.ALIASES):
+        return chosen
+    return *chosen, *metric_table.choose([wanted], task)

@@ -122,6 +122,11 @@ def _rows(data: Any, batch_size: int | None, whole: bool = False) -> Any:
 def _stream(data: Any, groups: Any, batch_size: int | None, seed: int, whole: bool = False) -> Stream:
     items = next((found for opener in OPENERS if (found := opener(data)) is not None), None)
     if items is None:
+        if iterables.is_array(data):
+            raise DataError(
+                f"One array alone, of shape {tuple(data.shape)}, has no targets. Give (x, y); or say "
+                "--task reconstruction, to train a model that gives its inputs back."
+            )
         raise DataError(
             f"Data of type {type(data).__name__} cannot be read. Give (x, y), a dict of arrays, a pandas DataFrame or "
             "AnnData with --target NAME, a data set or loader of PyTorch or TensorFlow, or an iterable of batches."
