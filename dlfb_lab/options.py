@@ -13,13 +13,14 @@ class Option:
     Attributes:
         name: as in `--batch-size`; the keyword has underscores.
         takes: "text" as it stands; "value", a Python expression; "choice", a known name or else an expression;
-            "column", a column's name or else an expression; "names", several choices; "flag", nothing.
+            "column", a column's name or else an expression; "names", several choices; "patterns", text as it stands
+            or, in brackets, an expression; "flag", nothing.
         help: one line.
         meta: what stands for the value in the help.
     """
 
     name: str
-    takes: Literal["text", "value", "choice", "column", "names", "flag"]
+    takes: Literal["text", "value", "choice", "column", "names", "patterns", "flag"]
     help: str
     meta: str = ""
 
@@ -75,7 +76,7 @@ TRAIN: tuple[Option, ...] = (
         "METRIC:PATIENCE",
     ),
     Option("init-from", "value", "start from the parameters of a run or a pytree, matched by path and shape", "RUN"),
-    Option("freeze", "names", "patterns of parameter paths that are not trained, such as encoder/*", "PATTERN"),
+    Option("freeze", "patterns", "patterns of parameter paths that are not trained, such as encoder/*", "PATTERN"),
     Option("seed", "value", "of the split, the initial parameters, the order of rows and dropout (0)", "N"),
     Option(
         "eval-every",

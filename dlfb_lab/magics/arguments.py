@@ -7,6 +7,7 @@ two Python expressions. Options stand anywhere: `--name value`, `--name=value`.
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -142,6 +143,8 @@ def value_of(
     if option.takes == "text":
         is_expression = text[:1] in "([" or text[:2] in ("f'", 'f"')
         return str(evaluated(text)) if is_expression else _unquoted(text)
+    if option.takes == "patterns":
+        return evaluated(text) if text[:1] in "([" else [word.strip() for word in split(_unquoted(text), ",")]
     if option.takes == "column" and _unquoted(text) in columns:
         return _unquoted(text)
     if option.takes == "names":
@@ -164,9 +167,13 @@ def _name_or_value(text: str, evaluated: Callable[[str], Any], known: Collection
     try:
         return evaluated(text)
     except OptionError:
-        if text.isidentifier():
+        if text.isidentifier() or _PATH.fullmatch(text):
             return text
         raise
+
+
+_PATH = re.compile(r"[*A-Za-z_][\w.*?-]*/[\w.*?/-]+")
+"""A pattern of parameters' paths, such as encoder/*; where its parts are names, it was a quotient."""
 
 
 def _unquoted(text: str) -> str:
