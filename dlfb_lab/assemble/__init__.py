@@ -22,7 +22,7 @@ from dlfb_lab.assemble.training import (
     wrapped,
 )
 from dlfb_lab.data.source import Array
-from dlfb_lab.engine import cache, loop, sweeps
+from dlfb_lab.engine import cache, loop, precision, sweeps
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import plan as plans
 from dlfb_lab.engine.clock import seconds
@@ -108,8 +108,9 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     )
     plan = experiments.plan(experiment)
     notices = list(prepared.notices(experiment, plan.target_shape))
-    if notice:
-        notices.append(("info", notice))
+    for text in (notice, precision.notice(r.precision) if r.precision is not None else ""):
+        if text:
+            notices.append(("info", text))
     if cached is not None:
         notices.append(("info", cached))
     experiment = replace(experiment, notices=tuple(notices))

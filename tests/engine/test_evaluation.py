@@ -30,7 +30,7 @@ def test_a_chunk_is_a_power_of_two_that_fits(rows: int, width: int, wanted: int)
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 20])
 def test_chunks_hold_every_row_in_order(rows: int) -> None:
     x = {"a": np.arange(rows), "b": np.arange(2 * rows).reshape(rows, 2)}
-    pieces = chunks(x, 8)
+    pieces = list(chunks(x, 8))
     assert {len(p["a"]) for p in pieces} == {8}, "one shape, one program"
     np.testing.assert_array_equal(np.concatenate([p["a"] for p in pieces])[:rows], x["a"])
     np.testing.assert_array_equal(np.concatenate([p["b"] for p in pieces])[:rows], x["b"])
@@ -50,16 +50,16 @@ def test_scores_of_a_ragged_part_are_those_of_its_rows_alone() -> None:
     params = RNG.normal(size=(3, 3)).astype(np.float32)
     x, y = RNG.normal(size=(21, 3)).astype(np.float32), RNG.integers(3, size=21).astype(np.int32)
     judge = evaluator(MULTICLASS, (8, 3), ())
-    scores = judge.scores(params, {}, Part(x, y))
+    [scores] = judge.scores(params, {}, Part(x, y))
     logits = x.astype(float) @ params
     log_probability = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert scores["loss"] == pytest.approx(-log_probability[np.arange(21), y].mean(), rel=1e-5)
     assert scores["accuracy"] == pytest.approx((logits.argmax(1) == y).mean())
     assert [name for name, _ in judge.compile_times] == ["forward pass", "mean loss"]
     judge.compile_times.clear()
-    again = judge.scores(params, {}, Part(x, y), keep=True)
+    [again] = judge.scores(params, {}, Part(x, y), keep=True)
     assert judge.compile_times == []
-    assert again == scores == judge.scores(params, {}, Part(x, y), keep=True)
+    assert [again] == [scores] == judge.scores(params, {}, Part(x, y), keep=True)
 
 
 def test_what_is_kept_on_the_device_is_told_apart() -> None:
