@@ -25,22 +25,26 @@ def methods_paragraph(record: Record, status: str) -> str:
     if started is None:
         raise ValueError("the record has no beginning")
     s = started.settings
-    parts = ", ".join(f"{count:,} {name}" for name, count in started.rows.items())
-    held_out = f" (split {started.split_hash}, seed {s.get('seed')})" if len(started.rows) > 1 else ""
     versions = started.versions
     software = ", ".join(f"{name} {versions[key]}" for name, key in _SOFTWARE if key in versions)
+    trained_for = f"for {started.task_sentence}"
+    if started.task == "own":
+        trained_for = f"by {started.task_sentence.replace('of your own', 'of our own')}"
     sentences = [
-        f"The model {started.model} ({started.parameter_count:,} parameters) was trained for {started.task_sentence}.",
-        f"Rows were divided into {parts}{held_out}." if len(started.rows) > 1 else f"All {parts} rows were used.",
+        f"{started.model} ({started.parameter_count:,} parameters) was trained {trained_for}.",
+        _rows(record),
     ]
     if s.get("scale"):
         sentences.append("Features were standardised with the mean and standard deviation of the training rows.")
     epochs = f" ({record.step / started.steps_per_epoch:.4g} epochs)" if started.steps_per_epoch else ""
     sentences.append(
-        f"Training minimised {_words(s.get('loss'))} with {_optimizer(s.get('optimizer'))}{_rate(record)}, "
+        f"Training {_way(record)} "
         f"batches of {started.batch_size:,} rows, for {record.step:,} updates{epochs}, "
         f"seed {s.get('seed')}, on {started.device}; the run {_ended(status)}."
     )
+    further = [said.format(s[name]) for name, said in _FURTHER if s.get(name) not in (None, False)]
+    if further:
+        sentences.append(f"Further settings: {', '.join(further)}.")
     if record.members:
         sentences.append(f"{len(record.members)} models ({', '.join(record.members)}) were trained at once.")
     for split, name in (("valid", "validation"), ("test", "test")):
@@ -74,6 +78,38 @@ _SOFTWARE = (
     ("NumPy", "numpy"),
     ("Python", "python"),
 )
+
+
+_FURTHER = (
+    ("schedule", "{} schedule of the learning rate"),
+    ("warmup", "warm-up over {:g} steps"),
+    ("weight_decay", "weight decay {:g}"),
+    ("clip", "gradients clipped at norm {:g}"),
+    ("accumulate", "gradients averaged over {:g} batches"),
+    ("class_weights", "class weights {}"),
+    ("freeze", "parameters {} frozen"),
+    ("init_from", "initial parameters from {}"),
+    ("precision", "precision {}"),
+    ("early_stop", "early stopping on {} (metric:patience), the best parameters restored"),
+)
+
+
+def _rows(record: Record) -> str:
+    started = record.started
+    assert started is not None
+    parts = ", ".join(f"{count:,} {name}" for name, count in started.rows.items())
+    if "train" not in started.rows:
+        return "Batches were read from a stream" + (f", and {parts} rows beside it." if parts else ".")
+    if len(started.rows) == 1:
+        return f"All {parts} rows were used."
+    return f"Rows were divided into {parts} (split {started.split_hash}, seed {started.settings.get('seed')})."
+
+
+def _way(record: Record) -> str:
+    s = record.started.settings if record.started else {}
+    if s.get("loss") is None and s.get("optimizer") is None:
+        return "took"
+    return f"minimised {_words(s.get('loss'))} with {_optimizer(s.get('optimizer'))}{_rate(record)},"
 
 
 def _rate(record: Record) -> str:

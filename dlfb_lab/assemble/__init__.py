@@ -60,7 +60,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     _check_length(r, trained, numbers)
     steps_total = numbers["steps"] or (numbers["epochs"] or 0) * (trained.batches(size) or 0)
     kind = _family(r, given)
-    refuse(r, kind, getattr(given, "kind", "step of your own"))
+    refuse(r, kind, "the step of your own" if given is None else f"the {given.kind} model")
     model, loss, said, notice = _model(r, given, prepared, size)
     chosen = [optimizer_of(one, model, kind, steps_total) for one in swept(r)]
     optimizer, of_optimizer = chosen[0]
@@ -148,7 +148,7 @@ def one_after_another(r: TrainRequest) -> Iterator[TrainRequest] | None:
     kind = _family(r, given)
     if kind == "model" and name in AT_ONCE and getattr(given, "optimizer", None) is None:
         return None
-    refuse(r, kind, getattr(given, "kind", "step of your own"))
+    refuse(r, kind, "the step of your own" if given is None else f"the {given.kind} model")
     if r.step is not None and r.state is None:
         raise OptionError(
             f"--sweep {name}: the step keeps its state to itself, so that each run would go on where the last one has "

@@ -139,6 +139,11 @@ def described(value: Any) -> Any:
         return value
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    if isinstance(value, int | float | np.number):
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.number):
         return float(value)
-    return "given"
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    # A run tells where parameters come from.
+    return f"run {value.id}" if hasattr(value, "record") else "given"

@@ -34,7 +34,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "stepper": (
         ("optimizer", "lr", *OF_OPTIMIZER, "class_weights", "precision", "remat", "init_from", "freeze"),
-        "the {kind} decides that. Leave it out.",
+        "{kind} decides that. Leave it out.",
     ),
     "model": ((), ""),
 }
@@ -46,7 +46,7 @@ def refuse(r: TrainRequest, kind: str, name: str) -> None:
     Args:
         r: what was asked for.
         kind: the family: "model", "stepper" or "guest".
-        name: the adapter's name, for people.
+        name: what it is, for people, such as "the torch model".
 
     Raises:
         OptionError: which option, and what to do.
@@ -86,7 +86,7 @@ def optimizer_of(r: TrainRequest, model: Any, kind: str, steps_total: int) -> tu
         OptionError: it is given twice, or cannot be used.
     """
     if kind != "model":
-        return None, {"optimizer": f"the {model.kind}'s own"} if kind == "stepper" else {}
+        return None, {}
     lr = None if isinstance(r.lr, str) and r.lr == "find" else r.lr
     if model.optimizer is not None:
         for option in ("optimizer", "lr", "schedule", "warmup", "weight_decay", "decay_mask"):

@@ -43,7 +43,8 @@ class GuestTrainer:
         if self._scorer is not None:
             train, valid = (part if isinstance(part, Part) else None for part in (e.train, e.valid))
             yield from baseline_event(train, valid, self._scorer, self.plan.output_shape)
-        yield PlanChosen(step=0, plan="as it is", reason=f"{self.guest.kind} runs its own step")
+        who = " and ".join(self.guest.versions) or "code of your own"
+        yield PlanChosen(step=0, plan="as it is", reason=f"steps are run by {who}, one at a time")
         order_key = experiments.order_key(e.seed)
         feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, False)
         self._batches = Prefetch(feed, _unchanged, AHEAD)

@@ -137,9 +137,12 @@ def test_a_torch_loader_and_a_map_style_data_set() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"seeds": 3}, r"--seeds 3: torch cannot be trained several times at once\. Say --sweep seed=0,1,2, which"),
+        (
+            {"seeds": 3},
+            r"--seeds 3: the torch model cannot be trained several times at once\. Say --sweep seed=0,1,2, which",
+        ),
         ({"seeds": 8, "seed": 5}, r"--sweep seed=5,6,7,…"),
-        ({"precision": "bf16"}, "--precision: torch runs its own step"),
+        ({"precision": "bf16"}, "--precision: the torch model runs its own step"),
         ({"remat": True}, "--remat"),
         ({"schedule": "cosine"}, "--schedule"),
         ({"weight_decay": 0.1}, "--weight-decay"),

@@ -143,7 +143,7 @@ def test_the_other_options(shell: InteractiveShell) -> None:
         "--precision f32 --remat --plan step --devices all --timebox 10m --init-from state.params --metrics r2,mae",
     )
     found = settings(run)
-    assert (found["freeze"], found["weight_decay"], found["clip"], found["accumulate"]) == ("given", 0.1, 1.0, 2)
+    assert (found["freeze"], found["weight_decay"], found["clip"], found["accumulate"]) == ("Dense_0/bias", 0.1, 1.0, 2)
     assert (found["precision"], found["remat"], found["plan"], found["timebox"]) == ("f32", True, "step", "10m")
     assert np.array_equal(run.params["Dense_0"]["bias"], np.zeros(1))
     for patterns in ("'*/bias'", "*bias,", "(['*bias'])"):

@@ -196,6 +196,9 @@ def test_it_starts_from_a_run_or_a_pytree(plain: Run) -> None:
     np.testing.assert_array_equal(plain.predict(X[:3]), plain.predict(X[:3])), "the run it came from is as it was"
     with pytest.raises(OptionError, match="--init-from: none of its parameters fits"):
         trained(init_from={"w": X})
+    settings = run.record.started.settings if run.record.started else {}
+    assert (settings["init_from"], settings["freeze"]) == (f"run {plain.id}", "encoder")
+    assert f"parameters encoder frozen, initial parameters from run {plain.id}" in run.cite()
     opened = dlfb_lab.open_run(plain.id)
     with pytest.raises(DlfbLabError, match="were not saved"):
         trained(init_from=opened)

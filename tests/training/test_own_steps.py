@@ -112,6 +112,8 @@ def test_each_part_of_a_loss_has_its_column() -> None:
     assert rebuilt.shape == (3, 4) and z.shape == (3, 2)
     with pytest.raises(OptionError, match=r"run\.state"):
         run.predict(X)
+    assert "was trained by a step of our own, 40 rows" in run.cite()
+    assert "None" not in run.cite()
 
 
 # --- a graph passed whole, negatives drawn anew, hits@20
