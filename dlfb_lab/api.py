@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from html import escape
@@ -14,7 +15,7 @@ from dlfb_lab.assemble import TrainRequest, one_after_another
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import loop
 from dlfb_lab.engine.control import interrupts_stop
-from dlfb_lab.errors import StoreError
+from dlfb_lab.errors import DlfbLabError, StoreError
 from dlfb_lab.events import Sink
 from dlfb_lab.inbox import Inbox
 from dlfb_lab.record import Record
@@ -142,7 +143,14 @@ def _train_each(requests: Iterable[TrainRequest]) -> Run:
     """Trains the runs of a sweep, and hands back the best, with all in `sweep`."""
     runs = Runs()
     for request in requests:
-        runs.append(_train_one(request))
+        try:
+            runs.append(_train_one(request))
+        except DlfbLabError as error:
+            if not runs:
+                raise
+            # What the others have learned is not lost for one that cannot be trained.
+            warnings.warn(f"{request.name} was not trained: {error}", stacklevel=4)
+            continue
         if runs[-1].status != "finished":
             break
     best = min(runs, key=lambda run: run.rank)

@@ -129,7 +129,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
 def one_after_another(r: TrainRequest) -> Iterator[TrainRequest] | None:
     """Returns the runs of a sweep that one program cannot train at once; None where it can, or there is no sweep.
 
-    Each starts from the model as it was given.
+    Each starts from the model as it was given. Of a step of the user's own, its further arguments can be swept, too.
 
     Raises:
         OptionError: the sweep reads otherwise than NAME=A,B, there is no such option, or its runs would start where
@@ -138,10 +138,11 @@ def one_after_another(r: TrainRequest) -> Iterator[TrainRequest] | None:
     if r.sweep is None:
         return None
     name, values = sweeps.parse_sweep(r.sweep)
-    if name not in OPTIONS:
-        raise OptionError(f"--sweep {name}: there is no such option.{nearest(name, OPTIONS)}")
+    own = r.step is not None and isinstance(r.args, dict) and name in r.args
+    if not own and name not in OPTIONS:
+        raise OptionError(f"--sweep {name}: there is no such option.{nearest(name, (*OPTIONS, *(r.args or {})))}")
     r = _in_order(r)
-    if getattr(r, name) is not getattr(TrainRequest, name):
+    if not own and getattr(r, name) is not getattr(TrainRequest, name):
         option = name.replace("_", "-")
         raise OptionError(f"--sweep {name}: --{option} is given, too. Leave one of them out.")
     given = None if r.step is not None else models.adapt(r.model)
@@ -167,7 +168,8 @@ def one_after_another(r: TrainRequest) -> Iterator[TrainRequest] | None:
     def request(value: Any) -> TrainRequest:
         model, optimizer = copied(r.model, r.optimizer) if changes_in_place(given) else (r.model, r.optimizer)
         label = f"{base} {name} {value}".strip()
-        return replace(r, **{"model": model, "optimizer": optimizer, "sweep": None, "name": label, name: value})
+        change = {"args": {**(r.args or {}), name: value}} if own else {name: value}
+        return replace(r, **{"model": model, "optimizer": optimizer, "sweep": None, "name": label, **change})
 
     return map(request, values)
 

@@ -51,6 +51,8 @@ def refuse(r: TrainRequest, kind: str, name: str) -> None:
     Raises:
         OptionError: which option, and what to do.
     """
+    if r.eval_batch_size is not None and r.step is None and kind != "stepper":
+        raise OptionError("--eval-batch-size goes with --eval-step: a model's scores are those of all rows anyway.")
     if kind == "guest" and isinstance(r.lr, str) and r.lr == "find":
         raise OptionError(f"--lr find: only a step that we compile can be tried; {name} runs its own. Give a rate.")
     options, why = REFUSED[kind]

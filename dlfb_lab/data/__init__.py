@@ -103,6 +103,8 @@ def read_tree(data: Any, *, batch_size: int | None = None, seed: int = 0) -> Tre
     Raises:
         DataError: they are neither.
     """
+    if anndata.is_anndata(data):
+        raise DataError("A step of your own takes arrays, and the data are an AnnData. Give dict(x=data.X, …).")
     data = _rows(data, batch_size, whole=True)
     leaf = jax.tree_util.all_leaves([data])
     if iterables.is_listed(data) or (leaf and not tables.is_table(data) and not iterables.is_array(data)):

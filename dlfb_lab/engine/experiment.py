@@ -343,8 +343,8 @@ def _trace(experiment: Experiment, x: PyTree) -> tuple[PyTree, PyTree, Any]:
             raise
         except Exception as error:
             raise ModelError(
-                f"The model failed in evaluation, where it gets no random keys: {one_line(error)}. "
-                "Let it draw random numbers only where its argument `train` is true."
+                f"The model failed in evaluation, where it gets no random keys and changes nothing: {one_line(error)}. "
+                "Let it draw random numbers, and update statistics, only where its argument `train` is true."
             ) from error
         return params, extra, changed, output, evaluated
 

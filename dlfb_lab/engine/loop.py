@@ -268,12 +268,11 @@ class _Training:
             self.diverged = True
             first = int(np.flatnonzero(bad)[0])
             value = losses[first] if not members else f"not finite in all of {len(members)} members"
-            yield Notice(
-                step=first_step + first,
-                level="warning",
-                text=f"The training loss is {value} from step {first_step + first:,} on. "
-                "Try a smaller --lr; --scale helps where inputs differ much in size.",
-            )
+            advice = "Try a smaller --lr; --scale helps where inputs differ much in size."
+            if self.experiment.task is None:
+                advice = "Take smaller updates, or look for a division by zero or a logarithm of zero in the step."
+            text = f"The training loss is {value} from step {first_step + first:,} on. {advice}"
+            yield Notice(step=first_step + first, level="warning", text=text)
 
     def _members_and_parts(self, block: np.ndarray) -> tuple[list[FloatBlock], dict[str, FloatBlock]]:
         names = self.trainer.names

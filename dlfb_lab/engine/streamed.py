@@ -72,6 +72,9 @@ class StreamedTrainer:
             return
         yield from learner.prepare_evaluation(state)
         yield PlanChosen(step=0, plan="streamed" if self._traces else "as it is", reason=self._reason())
+        if e.asked_plan == "fused":
+            text = f"--plan fused: steps are not fused here, since {self._reason()}."
+            yield Notice(step=0, level="info", text=text)
         if e.members and e.train.rows is not None:
             text = "The members learn from the same batches in the same order, since rows are read as they are needed."
             yield Notice(step=0, level="info", text=text)

@@ -64,6 +64,11 @@ class Call:
         self._parameters = [p for p in parameters if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
         if "batch" in self.slots and len(self.slots) > 1:
             missing = next(name for name in self.slots if name != "batch")
+            if not takes_state and missing == next(iter(self.slots)):
+                raise OptionError(
+                    f"{self.who} takes `{missing}` before the batch. If that is what training changes, "
+                    f"give what it starts from: --state {missing}."
+                )
             raise OptionError(f"{self.who} takes `{missing}` beside the batch. Say --args dict({missing}=…).")
 
     def __call__(self, state: Any, batch: Any, rng: Any, arguments: Mapping[str, Any]) -> Any:

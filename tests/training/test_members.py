@@ -236,3 +236,11 @@ def test_members_of_a_module_that_is_changed_in_place() -> None:
     assert len({float(r.history["valid/loss"].iloc[0]) for r in best_run.sweep}) == 1, "each from the same start"
     np.testing.assert_array_equal(module.kernel[...], start)
     assert jnp.isfinite(best_run.predict(X)).all()
+
+
+def test_a_run_of_a_sweep_that_cannot_be_trained_leaves_the_others() -> None:
+    with pytest.warns(UserWarning, match=r"batch_size 1000 was not trained: --batch-size 1,000: there are only 60"):
+        best = dlfb_lab.train(Small(), (X, Y), sweep="batch_size=20,1000,30", epochs=1)
+    assert [run.name for run in best.sweep] == ["batch_size 20", "batch_size 30"]
+    with pytest.raises(OptionError, match="--batch-size 1,000"):
+        dlfb_lab.train(Small(), (X, Y), sweep="batch_size=1000,20", epochs=1)

@@ -527,9 +527,11 @@ def test_a_mistake_in_the_options_is_said() -> None:
         ({"groups": "patient", "valid": 0.2, "eval_step": plain_eval}, "--groups patient"),
         ({"devices": 2}, "--devices"),
         ({"early_stop": "loss:3"}, "--valid 0.2"),
+        ({"state": None}, r"takes `state` before the batch\. .*--state state"),
+        ({"batch_size": 100}, "--batch-size 100: there are only 40"),
     ):
         with pytest.raises((OptionError, DataError), match=said):
-            dlfb_lab.train((X, Y), step=plain_step, state=linear(), **options)
+            dlfb_lab.train((X, Y), **{"step": plain_step, "state": linear(), **options})
     with pytest.raises(OptionError, match=r"--early-stop hits@20: it is not evaluated\. There are loss"):
         dlfb_lab.train((X, Y), step=plain_step, eval_step=plain_eval, state=linear(), valid=0.2, early_stop="hits@20:3")
 
@@ -553,3 +555,19 @@ def test_seeds_one_after_another_are_named_runs_and_the_best_is_handed_back() ->
     last = [run.history["valid/loss"].min() for run in best.sweep]
     assert len(set(last)) == 3
     assert best is best.sweep[int(np.argmin(last))]
+
+
+def test_a_sweep_over_an_argument_of_ones_own() -> None:
+    def step(state: TrainState, batch: Any, noise: float, key: jax.Array) -> Any:
+        x, y = batch
+        return plain_step(state, (x + noise * jax.random.normal(key, x.shape), y))
+
+    options: dict[str, Any] = dict(step=step, eval_step=plain_eval, state=linear(), valid=0.25, epochs=20)
+    best = dlfb_lab.train((X, Y), sweep="noise=2.0,0.0,1.0", args={"noise": 0.5}, **options)
+    assert [run.name for run in best.sweep] == ["noise 2.0", "noise 0.0", "noise 1.0"]
+    assert best is best.sweep[1]
+    assert len({run.record.started.split_hash for run in best.sweep if run.record.started}) == 1
+    alone = dlfb_lab.train((X, Y), args={"noise": 0.0}, **options)
+    assert alone.history["train/loss"].tolist() == best.history["train/loss"].tolist()
+    with pytest.raises(OptionError, match="Did you mean `noise`"):
+        dlfb_lab.train((X, Y), sweep="nois=1,2", args={"noise": 0.5}, **options)

@@ -355,6 +355,11 @@ def test_a_stream_to_evaluate_on() -> None:
     assert np.isfinite(run.evaluate("test")["loss"])
 
 
+def test_steps_on_a_stream_are_not_fused_and_it_is_said() -> None:
+    run = trained(BATCHES, epochs=1, plan="fused")
+    assert "--plan fused: steps are not fused here, since the data are a stream." in notices(run)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
