@@ -215,7 +215,12 @@ def test_the_columns_of_many_gaps_are_not_all_listed() -> None:
         data.read((np.full((2, 10), np.nan), [0, 1]))
 
 
-@pytest.mark.parametrize("thing", [3, "x, y", np.ones(3), (np.ones(2), np.ones(2), np.ones(2)), None])
+def test_one_array_has_no_targets() -> None:
+    with pytest.raises(DataError, match=r"One array alone, of shape \(3,\), has no targets. Give \(x, y\)"):
+        data.read(np.ones(3))
+
+
+@pytest.mark.parametrize("thing", [3, "x, y", (np.ones(2), np.ones(2), np.ones(2)), None])
 def test_other_things_are_refused_with_what_can_be_given(thing: Any) -> None:
     with pytest.raises(DataError, match=rf"type {type(thing).__name__} cannot be read. Give \(x, y\)"):
         data.read(thing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,7 +103,9 @@ def test_a_loader_brings_its_batches() -> None:
 
 
 @pytest.mark.slow
-def test_a_loader_may_have_workers() -> None:
+def test_a_loader_may_have_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A worker of pytest's own is started by a command, and has no module that another process could import.
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
     rows = utils.TensorDataset(X, Y)
     loader = utils.DataLoader(rows, batch_size=4, num_workers=1, multiprocessing_context="spawn")
     found = data.read(loader)
@@ -142,7 +145,7 @@ def test_an_iterable_data_set_is_a_stream() -> None:
 def test_other_data_sets_are_refused() -> None:
     with pytest.raises(DataError, match=r"type tuple cannot be read. Give \(x, y\)"):
         data.read(utils.TensorDataset(X, Y, Y))
-    with pytest.raises(DataError, match="type Tensor cannot be read"):
+    with pytest.raises(DataError, match=r"One array alone, of shape .* has no targets"):
         data.read(X)
     with pytest.raises(DataError, match="The Squares failed at item 0: KeyError"):
 

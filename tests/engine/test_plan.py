@@ -132,6 +132,7 @@ def test_five_runs_under_load_give_the_same_bits() -> None:
 def test_other_bits_keep_steps_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     wait_for_the_fused_program(monkeypatch)
     monkeypatch.setattr(plan, "same_bits", lambda a, b: False)
+    monkeypatch.setattr(resident, "PROBE_SLOWER", 1e9)
     told, _, session = train(Net("other bits"), steps=600)
     assert plans(told)[-1].plan == "one by one"
     assert "other bits" in plans(told)[-1].reason

@@ -297,7 +297,10 @@ def test_what_is_left_when_the_time_is_over_is_read_by_the_next(
     assert {row["step"] for row in rows_told} == {60_000}
 
 
-def test_the_first_answer_over_many_journals_tells_of_all(store: Path, listing: Listing) -> None:
+def test_the_first_answer_over_many_journals_tells_of_all(
+    store: Path, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing_module, "HEADS_S", 60.0)
     block = np.ones(20)
     text = b"".join(map(line, [STARTED, *(losses(first, block) for first in range(0, 400_000, 20))]))
     for number in range(12):
