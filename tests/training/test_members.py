@@ -39,7 +39,7 @@ class Small(nn.Module):
         return nn.Dense(self.outputs)(nn.tanh(nn.Dense(4)(x)))
 
 
-OPTIONS: dict[str, Any] = {"valid": 0.25, "epochs": 6, "batch_size": 16, "lr": 0.02}
+OPTIONS: dict[str, Any] = {"valid": 0.25, "epochs": 6, "batch_size": 16, "lr": 0.02, "plan": "step"}
 
 
 @pytest.fixture(scope="module")

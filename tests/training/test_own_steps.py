@@ -568,6 +568,6 @@ def test_a_sweep_over_an_argument_of_ones_own() -> None:
     assert best is best.sweep[1]
     assert len({run.record.started.split_hash for run in best.sweep if run.record.started}) == 1
     alone = dlfb_lab.train((X, Y), args={"noise": 0.0}, **options)
-    assert alone.history["train/loss"].tolist() == best.history["train/loss"].tolist()
+    np.testing.assert_array_equal(alone.history["train/loss"], best.history["train/loss"])
     with pytest.raises(OptionError, match="Did you mean `noise`"):
         dlfb_lab.train((X, Y), sweep="nois=1,2", args={"noise": 0.5}, **options)
