@@ -11,10 +11,11 @@ import numpy as np
 
 from dlfb_lab.data.lazy import examples_are_lazy
 from dlfb_lab.data.source import Array, Inputs
+from dlfb_lab.engine import ending
 from dlfb_lab.engine.feed import Part, Rows
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.metrics import Metric, Predictions, score
-from dlfb_lab.engine.programs import Compiled, CompileTime, Program, compilation, compiled
+from dlfb_lab.engine.programs import Compiled, CompileTime, Program, compilation, compiled, jaxpr
 from dlfb_lab.engine.task import Task
 from dlfb_lab.events import Baseline, Event, Notice
 from dlfb_lab.models.model import Apply, PyTree
@@ -156,6 +157,10 @@ class Evaluator(Scorer):
     def compile(self, params: PyTree, extra: PyTree, x: Inputs) -> None:
         """Compiles what `outputs` will need, and keeps `x` on the device."""
         self._compiled(self._forward, params, extra, next(iter(self._chunks(x, keep=True))))
+
+    def outputs_are_free(self, params: PyTree, extra: PyTree, x: Inputs) -> bool:
+        """Returns whether the model's program alone shows that its outputs can be any number; see `ending.is_free`."""
+        return ending.is_free(jaxpr(self._forward, params, extra, x), len(jax.tree.leaves(params)))
 
     def outputs(
         self, params: PyTree, extra: PyTree, x: Inputs, keep: bool = False, goes_on: Callable[[], bool] = always

@@ -112,6 +112,13 @@ def shapes(program: Program, *arguments: Any) -> Any:
     return _keep(key, jax.eval_shape(program.function, *arguments)) if kept is None else kept
 
 
+def jaxpr(program: Program, *arguments: Any) -> Any:
+    """Returns the program as operations on arrays, a `jax.extend.core.ClosedJaxpr`; traced once."""
+    key = _key("jaxpr", program, arguments)
+    kept = _found(key)
+    return _keep(key, jax.make_jaxpr(program.function)(*arguments)) if kept is None else kept
+
+
 def _key(what: str, program: Program, arguments: tuple[Any, ...]) -> Hashable:
     return (what, program.name, program.key, structure(arguments), _shared(arguments), _settings())
 
