@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 MOVES = frozenset(
-    [
+    (
         "broadcast_in_dim",
         "convert_element_type",
         "copy",
@@ -17,7 +17,7 @@ MOVES = frozenset(
         "squeeze",
         "stop_gradient",
         "transpose",
-    ]
+    )
 )
 """Operations that leave numbers as they are."""
 
