@@ -7,7 +7,7 @@ computed. So a model's program is cut in pieces, and only what crosses from one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,13 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from dlfb_lab.engine.jaxprs import Function, inlined, inputs_of, piece_of, read
 from dlfb_lab.models.model import Apply, Model, PyTree
 from dlfb_lab.models.wrapped import WrappedModel
 
 PIECES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-INLINED = ("jit", "pjit")
-
-Function = Callable[..., Sequence[Any]]
 
 
 def with_remat(model: Model) -> Model:
@@ -48,8 +46,7 @@ class Rematerialised:
         traced: Any = jax.make_jaxpr(partial(self.apply, train=train), return_shape=True)
         closed, shapes = traced(*arguments)
         leaves = jax.tree.leaves(arguments)
-        while any(eqn.primitive.name in INLINED for eqn in closed.eqns):
-            closed = jax.make_jaxpr(_inlining(closed))(*leaves)
+        closed = inlined(closed, leaves)
         if closed.effects:  # a jax.debug.print would be said twice, or not at all
             return self.apply(params, extra, x, rng, train)
         outputs = _run_in_pieces(closed, leaves, len(jax.tree.leaves(params)))
@@ -57,37 +54,20 @@ class Rematerialised:
         return result
 
 
-def _inlining(closed: Any) -> Function:
-    """Returns the program as a function in which calls of jitted functions are replaced by what they do."""
-
-    def run(*arguments: Any) -> list[Any]:
-        known = _inputs(closed, arguments)
-        for eqn in closed.eqns:
-            if eqn.primitive.name in INLINED:
-                outputs = core.jaxpr_as_fun(eqn.params["jaxpr"])(*[_read(known, v) for v in eqn.invars])
-            else:
-                names = list(dict.fromkeys(v for v in eqn.invars if isinstance(v, core.Var)))
-                outputs = _piece(closed.jaxpr, [eqn], names, eqn.outvars)(*[known[v] for v in names])
-            known |= dict(zip(eqn.outvars, outputs, strict=True))
-        return [_read(known, v) for v in closed.jaxpr.outvars]
-
-    return run
-
-
 def _run_in_pieces(closed: Any, arguments: Sequence[Any], params: int) -> list[Any]:
     eqns = closed.eqns
-    known = _inputs(closed, arguments)
+    known = inputs_of(closed, arguments)
     activations = set(closed.jaxpr.invars[params:]) | {v for eqn in eqns for v in eqn.outvars}
     last_use = _last_uses(closed.jaxpr)
     ends = [*_cuts(eqns, last_use), len(eqns)]
     for begin, end in zip([0, *ends], ends, strict=False):
         made = dict.fromkeys(v for eqn in eqns[begin:end] for v in eqn.outvars)
-        read = dict.fromkeys(v for eqn in eqns[begin:end] for v in eqn.invars if isinstance(v, core.Var))
-        names = [v for v in read if v not in made]
+        needed = dict.fromkeys(v for eqn in eqns[begin:end] for v in eqn.invars if isinstance(v, core.Var))
+        names = [v for v in needed if v not in made]
         outputs = [v for v in made if last_use.get(v, -1) >= end]
-        run = _recomputing(_piece(closed.jaxpr, eqns[begin:end], names, outputs), [v in activations for v in names])
+        run = _recomputing(piece_of(closed.jaxpr, eqns[begin:end], names, outputs), [v in activations for v in names])
         known |= dict(zip(outputs, run(*[known[v] for v in names]), strict=True))
-    return [_read(known, v) for v in closed.jaxpr.outvars]
+    return [read(known, v) for v in closed.jaxpr.outvars]
 
 
 def _recomputing(piece: Function, activations: Sequence[bool]) -> Function:
@@ -124,22 +104,6 @@ def _recomputing(piece: Function, activations: Sequence[bool]) -> Function:
 
 def _added(value: Any, zero: Any) -> Any:
     return value + zero.astype(value.dtype) if jnp.issubdtype(value.dtype, jnp.number) else value
-
-
-def _piece(jaxpr: Any, eqns: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> Function:
-    effects = frozenset().union(*(eqn.effects for eqn in eqns))
-    part = jaxpr.replace(constvars=[], invars=list(inputs), outvars=list(outputs), eqns=list(eqns), effects=effects)
-    function: Function = core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))
-    return function
-
-
-def _inputs(closed: Any, arguments: Sequence[Any]) -> dict[Any, Any]:
-    jaxpr = closed.jaxpr
-    return dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *arguments], strict=True))
-
-
-def _read(known: dict[Any, Any], variable: Any) -> Any:
-    return variable.val if isinstance(variable, core.Literal) else known[variable]
 
 
 def _last_uses(jaxpr: Any) -> dict[Any, int]:

@@ -19,6 +19,7 @@ import optax
 
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.optimizers import Optimizer
+from dlfb_lab.engine.products import with_small_products_as_sums
 from dlfb_lab.engine.programs import Program
 from dlfb_lab.models.model import Apply, PyTree, Stepper, Values
 
@@ -226,6 +227,7 @@ def names_of(values: Values) -> tuple[str, ...]:
 def _one(step: Step, batching: Batching) -> Callable[..., tuple[Carry, jax.Array]]:
     """Returns (carry, data, keys, hyper) to (carry, scalars, shape [names] or [members, names])."""
     rows, batch = batching.rows, batching.batch
+    update = with_small_products_as_sums(step.function) if batching.members else step.function
 
     def member(
         state: PyTree, order: jax.Array, keys: Keys, hyper: Hyper, clock: tuple[jax.Array, ...], data: PyTree
@@ -240,7 +242,7 @@ def _one(step: Step, batching: Batching) -> Callable[..., tuple[Carry, jax.Array
             data = jax.lax.with_sharding_constraint(data, batching.sharding)
         counts = row + jnp.arange(batch) < rows if batching.mask_padding else None
         rng = jax.random.fold_in(keys.step, at)
-        state, values = step.function(state, data, counts, rng, row == 0, hyper)
+        state, values = update(state, data, counts, rng, row == 0, hyper)
         return state, order, stacked(values)
 
     mapped = jax.vmap(member, in_axes=(0, 0, 0, 0, None, None)) if batching.members else member
@@ -304,6 +306,7 @@ def streamed_program(step: Step, sharding: Any = None, members: int = 0) -> Prog
         sharding: how the rows of a batch lie on several devices; None for one device.
         members: models that learn from the same batches; 0 for one without that axis.
     """
+    update = with_small_products_as_sums(step.function) if members else step.function
 
     def one(
         state: PyTree,
@@ -317,7 +320,7 @@ def streamed_program(step: Step, sharding: Any = None, members: int = 0) -> Prog
         if sharding is not None:
             batch = jax.lax.with_sharding_constraint(batch, sharding)
         rng = jax.random.fold_in(key, at)
-        state, values = step.function(state, batch, counts, rng, epoch_begins, hyper)
+        state, values = update(state, batch, counts, rng, epoch_begins, hyper)
         return state, stacked(values)
 
     function = jax.vmap(one, in_axes=(0, None, None, 0, None, None, 0)) if members else one
