@@ -12,6 +12,7 @@ import numpy as np
 
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import rates
+from dlfb_lab.engine.allocator import keep_freed_memory
 from dlfb_lab.engine.clock import Clock, Pace, Reporter
 from dlfb_lab.engine.control import Control
 from dlfb_lab.engine.environment import device, versions
@@ -131,6 +132,8 @@ class _Training:
         """Says what should be known, initialises, and compiles every program the plan needs."""
         for level, text in self.experiment.notices:
             yield Notice(step=0, level=level, text=text)
+        if jax.default_backend() == "cpu":
+            keep_freed_memory()
         yield from self.trainer.prepare(self._goes_on)
 
     def _goes_on(self) -> bool:

@@ -15,9 +15,6 @@ import jax.numpy as jnp
 
 from dlfb_lab.engine.jaxprs import Function, rewritten
 
-MOST_SUMMED = 32
-"""Terms of a sum that is written out."""
-
 MOST_MULTIPLIED = 2**13
 """Multiplications of a product, above which a call for each member costs little beside them."""
 
@@ -46,16 +43,13 @@ def _as_sum(eqn: Any) -> Function | None:
     out = eqn.outvars[0].aval
     if any(batch) or len(left) != 1 or not a.dtype == b.dtype == out.dtype or not jnp.issubdtype(a.dtype, jnp.floating):
         return None
-    terms = a.shape[left[0]]
-    if not 0 < terms <= MOST_SUMMED or terms * out.size > MOST_MULTIPLIED:
+    if a.shape[left[0]] * out.size > MOST_MULTIPLIED:
         return None
 
     def product(a: jax.Array, b: jax.Array) -> list[jax.Array]:
         a, b = jnp.moveaxis(a, left[0], 0), jnp.moveaxis(b, right[0], 0)
-        a = a.reshape(*a.shape, *[1] * (b.ndim - 1))
-        total = a[0] * b[0]
-        for i in range(1, terms):
-            total = total + a[i] * b[i]
-        return [total]
+        return [
+            (a.reshape(*a.shape, *[1] * (b.ndim - 1)) * b.reshape(len(b), *[1] * (a.ndim - 1), *b.shape[1:])).sum(0)
+        ]
 
     return product

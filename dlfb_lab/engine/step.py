@@ -24,7 +24,10 @@ from dlfb_lab.engine.programs import Program
 from dlfb_lab.models.model import Apply, PyTree, Stepper, Values
 
 CAPACITY = 8192
-"""Most losses in one block."""
+"""Most steps in one block."""
+
+MOST_SCALARS = 2**16
+"""In one block, of all members."""
 
 Hyper = dict[str, jax.Array]
 
@@ -295,7 +298,7 @@ def fused_program(step: Step, batching: Batching, names: int) -> Program:
 
 def capacity(members: int, names: int) -> int:
     """Returns the most steps of one fused dispatch."""
-    return max(64, CAPACITY // (max(1, members) * names))
+    return max(64, min(CAPACITY, MOST_SCALARS // (max(1, members) * names)))
 
 
 def streamed_program(step: Step, sharding: Any = None, members: int = 0) -> Program:
