@@ -7,6 +7,8 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Where Python is told to keep no bytecode, each import of jax takes seconds, in hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 STEP := scripts/step
 # The bundles are built below, exactly once: an editable install needs neither Node nor an isolated build.

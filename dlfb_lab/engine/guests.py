@@ -29,6 +29,7 @@ class GuestTrainer:
         self.guest: Guest = experiment.model  # type: ignore[assignment]
         self.names: tuple[str, ...] = ("loss",)
         self.epoch_over = self.exhausted = False
+        self.least = 1
         self._best: Any = None
         self._batches: Prefetch | None = None
         self._stepped = False
@@ -53,7 +54,7 @@ class GuestTrainer:
         """See `Trainer`."""
         return MOST_STEPS
 
-    def run(self, count: int) -> Array:
+    def run(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """See `Trainer`."""
         assert self._batches is not None
         if self._failure is not None:

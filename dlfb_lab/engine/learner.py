@@ -64,14 +64,13 @@ class Learner(Protocol):
 
 
 def keys_of(experiment: Experiment) -> Keys:
-    """Returns the keys of a run; with members, a key each, shape [members]."""
-    seeds = [member.seed for member in experiment.members]
-    if not seeds:
-        return Keys(experiments.order_key(experiment.seed), experiments.step_key(experiment.seed))
-    return Keys(
-        jnp.stack([experiments.order_key(seed) for seed in seeds]),
-        jnp.stack([experiments.step_key(seed) for seed in seeds]),
+    """Returns the keys of a run; with members, a key each."""
+    seeds = [member.seed for member in experiment.members] or [experiment.seed]
+    order, step = (
+        jnp.stack([jax.random.key_data(key(seed)) for seed in seeds])
+        for key in (experiments.order_key, experiments.step_key)
     )
+    return Keys(order, step) if experiment.members else Keys(order[0], step[0])
 
 
 class ModelLearner:

@@ -140,6 +140,9 @@ class _Training:
         self.control.look()
         return self.control.stop_reason is None
 
+    def _undisturbed(self) -> bool:
+        return self._goes_on() and not self.control.paused and not self.clock.over(self.last_evaluation_s)
+
     def run(self) -> Generator[Event, None, str]:
         """Trains to the end of the budget, or until told to stop; returns the reason."""
         control = self.control
@@ -167,10 +170,12 @@ class _Training:
                 if control.stop_reason is None:
                     yield Status(step=self.step, state="running", reason="resumed")
                 continue
-            count = min(pace.count, self.trainer.most(self.step), self._steps_until_next_stop())
+            count = min(
+                max(pace.count, self.trainer.least), self.trainer.most(self.step), self._steps_until_next_stop()
+            )
             start = perf_counter()
             try:
-                values = self.trainer.run(count)
+                values = self.trainer.run(count, self._undisturbed)
             except DlfbLabError as error:
                 if pending:
                     yield from self._report(pending)

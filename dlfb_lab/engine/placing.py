@@ -21,6 +21,7 @@ class Placing:
     def __init__(self, devices: int) -> None:
         self._devices = devices
         self._mesh = Mesh(np.array(jax.local_devices()[:devices]), ("batch",)) if devices > 1 else None
+        self._on_host = self._mesh is None and jax.default_backend() == "cpu"
 
     def everywhere(self, tree: PyTree) -> PyTree:
         """Puts a pytree on the device; on each of several."""
@@ -29,6 +30,14 @@ class Placing:
             if self._mesh is None
             else jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
         )
+
+    def ahead(self, batch: PyTree) -> PyTree:
+        """Puts a batch where the next step will need it.
+
+        On a single device that is the host it stays as it is: giving NumPy's arrays to a program takes less time than
+        putting them there before.
+        """
+        return batch if self._on_host else self.everywhere(batch)
 
     def batch(self, rows: int) -> Any:
         """Returns how a batch's rows are divided; None on one device, or where they cannot be divided evenly."""

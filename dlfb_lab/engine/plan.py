@@ -46,12 +46,14 @@ class Verdict:
         reason: why, for people.
         step_s: measured time of a step one by one, seconds.
         fused_step_s: of a fused step; NaN where it was not measured.
+        asks: whether fused steps ask the host whether to go on, as long ones do.
     """
 
     fused: bool
     reason: str
     step_s: float = float("nan")
     fused_step_s: float = float("nan")
+    asks: bool = False
 
 
 _verdicts: OrderedDict[Hashable, Verdict] = OrderedDict()

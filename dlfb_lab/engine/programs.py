@@ -151,5 +151,6 @@ def _settings() -> tuple[Hashable, ...]:
         config.jax_enable_x64,
         config.jax_default_matmul_precision,
         config.jax_threefry_partitionable,
+        config.jax_default_prng_impl,
         str(config.jax_default_device),
     )

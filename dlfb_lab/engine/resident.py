@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlfb_lab.data.source import Array
+from dlfb_lab.engine import asking
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import plan as plans
 from dlfb_lab.engine import step as steps
+from dlfb_lab.engine.asking import Asker
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Rows
 from dlfb_lab.engine.learner import Learner, keys_of
@@ -53,6 +56,7 @@ class ResidentTrainer:
         self._fused: Compiled | None = None
         self._fusing: Fusing | None = None
         self._verdict: Verdict | None = None
+        self._asks = False
         self._times = StepTime()
         self._step = 0
 
@@ -112,7 +116,8 @@ class ResidentTrainer:
             before = Verdict(False, "no jit" if debugging else "asked for")
         self._single: Compiled | None = None
         if before is not None and before.fused:
-            self._fused, took = compiled(self._fused_program, self._carry, *self._rest, np.int32(1))
+            self._ask(before.asks)
+            self._fused, took = compiled(self._fused_program, self._carry, *self._rest, *self._counted(1))
             yield from compilation(self._fused_program.name, took, why)
         else:
             self._single, took = compiled(self._single_program, self._carry, *self._rest)
@@ -135,6 +140,24 @@ class ResidentTrainer:
                 "train step, last batch", took, f"the last batch of an epoch has {self._ragged:,} rows, and {because}"
             )
 
+    def _ask(self, asks: bool) -> None:
+        """Takes fused steps that ask whether to go on, or that do not."""
+        self._asks = asks
+        self._fused_program = steps.fused_program(self.learner.step, self._batching, len(self.names), asks)
+
+    def _counted(self, count: int, asker: Asker | None = None) -> tuple[Any, ...]:
+        """Returns the last arguments of the fused program."""
+        return (np.int32(count), asker.number if asker else np.int32(0)) if self._asks else (np.int32(count),)
+
+    @property
+    def least(self) -> int:
+        """See `Trainer`."""
+        if not self._asks:
+            return 1
+        if self._verdict is None:
+            return asking.COMPARED_STEPS if self._fusing is not None and self._fusing.ready else 1
+        return max(1, int(asking.DISPATCH_S / self._verdict.fused_step_s)) if self._verdict.fused else 1
+
     def most(self, step: int) -> int:
         """See `Trainer`."""
         most = steps.capacity(self._batching.members, len(self.names)) if self._fused is not None else MOST_SINGLE
@@ -145,7 +168,7 @@ class ResidentTrainer:
             return most
         return min(most, self._full_batches - place if place < self._full_batches else 1)
 
-    def run(self, count: int) -> Array:
+    def run(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """See `Trainer`."""
         if not self._batching.draws and self._step and self._step % self.plan.steps_per_epoch == 0:
             self._draw_order(self._step // self.plan.steps_per_epoch)
@@ -154,14 +177,20 @@ class ResidentTrainer:
             assert self._last is not None
             values = self._one_by_one(self._last, count)
         elif self._verdict is not None:
-            values = self._fused_steps(count) if self._fused is not None else self._one_by_one(self._single, count)
+            fused = self._fused is not None
+            values = self._fused_steps(count, goes_on) if fused else self._one_by_one(self._single, count)
         else:
-            values = self._undecided(count)
-        self._step += count
+            values = self._undecided(count, goes_on)
+        self._step += len(values)
         return values
 
-    def _fused_steps(self, count: int) -> Array:
+    def _fused_steps(self, count: int, goes_on: Callable[[], bool]) -> Array:
         assert self._fused is not None
+        if self._asks:
+            with Asker() as asker:
+                arguments = self._carry, *self._rest, *self._counted(count, asker)
+                self._carry, block, done = asker.wait(self._fused, arguments, goes_on)
+            return np.asarray(block)[: int(done)]
         self._carry, block = self._fused(self._carry, *self._rest, np.int32(count))
         # Fetching the scalars waits for the whole dispatch; they are its only transfer to the host.
         return np.asarray(block)[:count]
@@ -174,48 +203,57 @@ class ResidentTrainer:
             values.append(value)
         return np.stack(jax.device_get(values))
 
-    def _undecided(self, count: int) -> Array:
+    def _undecided(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """Steps one by one, while it is being found out whether fused ones are faster."""
         step_s = self._times.step_s
         ready = self._fusing is not None and self._fusing.ready
-        if ready and step_s is not None and count >= min(LEAST_RACED, plans.compared_steps(step_s, MOST_SINGLE)):
-            return self._race(count, step_s)
+        enough = asking.COMPARED_STEPS if self._asks else LEAST_RACED
+        if ready and step_s is not None and count >= min(enough, self._compared_steps(step_s, MOST_SINGLE)):
+            return self._race(count, step_s, goes_on)
         start = perf_counter()
         values = self._one_by_one(self._single, count)
         self._times.add(count, perf_counter() - start)
         step_s = self._times.step_s
         if self._fusing is None and step_s is not None:
-            if step_s > plans.LONG_STEP_S:
+            assert self._single is not None
+            self._ask(step_s > plans.LONG_STEP_S and asking.pays(self._single))
+            if step_s > plans.LONG_STEP_S and not self._asks:
                 reason = f"a step takes {step_s * 1e3:.3g} ms, so that launching it costs next to nothing"
                 self._news.append(self._decided(Verdict(False, reason, step_s)))
             else:
-                self._fusing = Fusing(Lowered(self._fused_program, (self._carry, *self._rest, np.int32(1))))
+                self._fusing = Fusing(Lowered(self._fused_program, (self._carry, *self._rest, *self._counted(1))))
         return values
 
-    def _race(self, count: int, step_s: float) -> Array:
+    def _compared_steps(self, step_s: float, most: int) -> int:
+        return min(most, asking.COMPARED_STEPS) if self._asks else plans.compared_steps(step_s, most)
+
+    def _race(self, count: int, step_s: float, goes_on: Callable[[], bool]) -> Array:
         """Runs a few steps both ways from the same state, and decides. Those one by one are the run's."""
         assert self._fusing is not None
         fused, took = self._fusing.result()
         cause = "many steps in a dispatch, compiled beside training"
         self._news.extend(compilation(self._fused_program.name, took, cause, self._step))
-        first = plans.compared_steps(step_s, count)
+        first = self._compared_steps(step_s, count)
         before = _copied(self._carry)
 
-        def run_fused(steps_: int) -> Any:
-            return fused(_copied(before), *self._rest, np.int32(steps_))
+        def run_fused(count: int) -> tuple[Any, float]:
+            copy = _copied(before)
+            with Asker() as asker:
+                return plans.timed(lambda: fused(copy, *self._rest, *self._counted(count, asker))[:2])
 
-        _, probe_s = plans.timed(lambda: run_fused(1))
-        _, probe_s = plans.timed(lambda: run_fused(1))
+        run_fused(1)
+        _, probe_s = run_fused(1)
         start = perf_counter()
         values = self._one_by_one(self._single, first)
         jax.block_until_ready(self._carry)
         single_s = (perf_counter() - start) / first
+        if not goes_on():
+            return values
         if probe_s > PROBE_SLOWER * single_s + plans.COMPARED_S:
             reason = f"a fused step takes {probe_s * 1e3:.3g} ms, one alone {single_s * 1e3:.3g} ms"
             verdict = Verdict(False, reason, single_s, probe_s)
         else:
-            copy = _copied(before)
-            (carry, block), fused_s = plans.timed(lambda: fused(copy, *self._rest, np.int32(first)))
+            (carry, block), fused_s = run_fused(first)
             ours, theirs = (self._carry, values), (carry, np.asarray(block)[:first])
             verdict = plans.compare(ours, theirs, single_s, fused_s / first)
         if verdict.fused:
@@ -223,12 +261,13 @@ class ResidentTrainer:
         self._news.append(self._decided(verdict))
         rest = count - first
         if rest:
-            more = self._fused_steps(rest) if self._fused is not None else self._one_by_one(self._single, rest)
+            fuses = self._fused is not None
+            more = self._fused_steps(rest, goes_on) if fuses else self._one_by_one(self._single, rest)
             values = np.concatenate([values, more])
         return values
 
     def _decided(self, verdict: Verdict, remember: bool = True) -> PlanChosen:
-        self._verdict = verdict
+        self._verdict = verdict = replace(verdict, asks=self._asks and verdict.fused)
         if remember:
             plans.remember(self._key, verdict)
         return PlanChosen(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dlfb_lab.engine.asking import asked
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.optimizers import Optimizer
 from dlfb_lab.engine.products import with_small_products_as_sums
@@ -139,6 +140,8 @@ class Carry(NamedTuple):
 class Keys(NamedTuple):
     """What random numbers come from; with members, a key each.
 
+    As plain numbers, uint32: a program that is given typed keys is called in a way that takes longer than a small step.
+
     Attributes:
         order: of the order of the rows.
         step: that each step's key is folded from.
@@ -205,7 +208,7 @@ class Batching:
 
 def _new_order(batching: Batching, key: jax.Array, epoch: jax.Array) -> jax.Array:
     rows, length = batching.rows, batching.order_length
-    order = random_order(jax.random.fold_in(key, epoch), rows)
+    order = random_order(jax.random.fold_in(jax.random.wrap_key_data(key), epoch), rows)
     return jnp.pad(order, (0, length - rows), mode="wrap") if length > rows else order
 
 
@@ -244,7 +247,7 @@ def _one(step: Step, batching: Batching) -> Callable[..., tuple[Carry, jax.Array
         if batching.sharding is not None:
             data = jax.lax.with_sharding_constraint(data, batching.sharding)
         counts = row + jnp.arange(batch) < rows if batching.mask_padding else None
-        rng = jax.random.fold_in(keys.step, at)
+        rng = jax.random.fold_in(jax.random.wrap_key_data(keys.step), at)
         state, values = update(state, data, counts, rng, row == 0, hyper)
         return state, order, stacked(values)
 
@@ -271,13 +274,15 @@ def single_program(step: Step, batching: Batching) -> Program:
     return Program("train step", (step.key, batching), _one(step, batching), donate=(0,))
 
 
-def fused_program(step: Step, batching: Batching, names: int) -> Program:
+def fused_program(step: Step, batching: Batching, names: int, asks: bool = False) -> Program:
     """Builds `(carry, data, keys, hyper, count) -> (carry, block)`: `count` updates in one dispatch.
 
     Args:
         step: one update.
         batching: how rows become batches.
         names: how many scalars a step gives.
+        asks: whether it takes a further argument, the number of an `Asker` that may end it after any step, and also
+            returns how many steps there were.
 
     Returns:
         The block's shape is [`capacity`, names] or [`capacity`, members, names]; what is beyond `count` is zero.
@@ -293,7 +298,24 @@ def fused_program(step: Step, batching: Batching, names: int) -> Program:
 
         return jax.lax.fori_loop(0, count, body, (carry, jnp.zeros(shape)))
 
-    return Program("fused train steps", (step.key, batching, names), steps, donate=(0,))
+    def asking_steps(
+        carry: Carry, data: PyTree, keys: Keys, hyper: Hyper, count: jax.Array, number: jax.Array
+    ) -> tuple[Carry, jax.Array, jax.Array]:
+        def goes_on(loop: tuple[jax.Array, jax.Array, Carry, jax.Array]) -> jax.Array:
+            i, on, _, _ = loop
+            return (i < count) & on
+
+        def body(loop: tuple[jax.Array, jax.Array, Carry, jax.Array]) -> tuple[jax.Array, jax.Array, Carry, jax.Array]:
+            i, _, carry, block = loop
+            carry, values = one(carry, data, keys, hyper)
+            return i + 1, asked(number), carry, block.at[i].set(values)
+
+        first = jnp.zeros((), jnp.int32), jnp.ones((), bool), carry, jnp.zeros(shape)
+        done, _, carry, block = jax.lax.while_loop(goes_on, body, first)
+        return carry, block, done
+
+    key = (step.key, batching, names, asks)
+    return Program("fused train steps", key, asking_steps if asks else steps, donate=(0,))
 
 
 def capacity(members: int, names: int) -> int:
@@ -322,7 +344,7 @@ def streamed_program(step: Step, sharding: Any = None, members: int = 0) -> Prog
     ) -> Any:
         if sharding is not None:
             batch = jax.lax.with_sharding_constraint(batch, sharding)
-        rng = jax.random.fold_in(key, at)
+        rng = jax.random.fold_in(jax.random.wrap_key_data(key), at)
         state, values = update(state, batch, counts, rng, epoch_begins, hyper)
         return state, stacked(values)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from dlfb_lab.engine.step import names_of, streamed_program
 from dlfb_lab.engine.trainer import Scores, Trained, check_names
 from dlfb_lab.errors import DataError, DlfbLabError
 from dlfb_lab.events import Event, Notice, PlanChosen
-from dlfb_lab.models.model import PyTree, structure
+from dlfb_lab.models.model import PyTree
 
 MOST_SHAPES = 16
 """Of batches; each costs a compilation."""
@@ -52,9 +52,10 @@ class StreamedTrainer:
         self.experiment, self.plan, self.learner = experiment, plan, learner
         self.names: tuple[str, ...] = ("loss",)
         self.epoch_over = self.exhausted = False
+        self.least = 1
         self._news: list[Event] = []
         self._best: Any = None
-        self._programs: dict[Any, Compiled] = {}
+        self._programs: dict[Hashable, Compiled] = {}
         self._step = 0
         self._batches: Prefetch | None = None
         self._failure: DlfbLabError | None = None
@@ -78,7 +79,7 @@ class StreamedTrainer:
         if e.members and e.train.rows is not None:
             text = "The members learn from the same batches in the same order, since rows are read as they are needed."
             yield Notice(step=0, level="info", text=text)
-        order_key = self._keys.order[0] if e.members else self._keys.order
+        order_key = experiments.order_key(e.members[0].seed if e.members else e.seed)
         feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, self.plan.mask_padding)
         self._batches = Prefetch(feed, self._on_device, AHEAD)
 
@@ -95,13 +96,13 @@ class StreamedTrainer:
     def _on_device(self, item: Batch | EpochEnd) -> Batch | EpochEnd:
         if isinstance(item, EpochEnd) or not self._traces:
             return item
-        return item._replace(tree=self._placing.everywhere(item.tree))
+        return item._replace(tree=self._placing.ahead(item.tree))
 
     def most(self, step: int) -> int:
         """See `Trainer`."""
         return MOST_STEPS
 
-    def run(self, count: int) -> Array:
+    def run(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """See `Trainer`."""
         assert self._batches is not None
         if self._failure is not None:
@@ -149,7 +150,7 @@ class StreamedTrainer:
         return self._carry.state, batch.tree, batch.counts, self._keys.step, at, begins, self.learner.hyper
 
     def _program(self, batch: Batch) -> Compiled:
-        shape = structure(batch.tree)
+        shape = _shape(batch)
         found = self._programs.get(shape)
         if found is not None:
             return found
@@ -184,7 +185,7 @@ class StreamedTrainer:
     def _as_it_is(
         self, state: PyTree, batch: PyTree, counts: Any, key: jax.Array, at: Any, begins: Any, hyper: Any
     ) -> Any:
-        rng = jax.random.fold_in(key, at)
+        rng = jax.random.fold_in(jax.random.wrap_key_data(key), at)
         state, values = self.learner.step.function(state, batch, counts, rng, begins, hyper)
         if not self._step:
             self.names = names_of(values)
@@ -221,6 +222,12 @@ class StreamedTrainer:
         self._best = None
         self._programs.clear()
         self.learner.release()
+
+
+def _shape(batch: Batch) -> Hashable:
+    """What a program is compiled for; computed for every step, so as little as will do."""
+    leaves, treedef = jax.tree.flatten((batch.tree, batch.counts))
+    return treedef, tuple([(leaf.shape, leaf.dtype) for leaf in leaves])
 
 
 def _shapes(tree: PyTree) -> str:

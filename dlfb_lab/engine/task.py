@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -52,6 +53,11 @@ class Task:
         """Whether each row has exactly one class."""
         return self.kind in ("binary", "multiclass")
 
+    @cached_property
+    def _counts(self) -> bool:
+        """Whether the classes are 0, 1, 2 and so on, so that a class is its own number."""
+        return all(type(v) is int for v in self.values) and self.values == tuple(range(len(self.values)))
+
     def encode(self, y: Array, what: str = "y") -> Array:
         """Returns targets as the losses take them.
 
@@ -90,6 +96,9 @@ class Task:
         flat = _flat(y)
         if flat.ndim != 1:
             raise DataError(f"{what} has shape {y.shape}; give one class a row, shape ({len(y)},).")
+        count = len(self.values)
+        if flat.dtype.kind in "iu" and self._counts and flat.min(initial=0) >= 0 and flat.max(initial=0) < count:
+            return flat.astype(np.int32)
         known = np.asarray(self.values)
         if flat.dtype.kind in "biuf" and known.dtype.kind in "biuf":
             order = np.argsort(known)

@@ -93,8 +93,16 @@ class Trainer(Protocol):
     def most(self, step: int) -> int:
         """Returns the most steps that one dispatch may take from here."""
 
-    def run(self, count: int) -> Array:
+    @property
+    def least(self) -> int:
+        """How many steps a dispatch should take, however long it lasts."""
+
+    def run(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """Applies up to `count` updates.
+
+        Args:
+            count: how many.
+            goes_on: asked in a long dispatch, which ends early when it says no.
 
         Returns:
             The scalars of each step, shape [steps, names] or [steps, members, names]. Fewer than asked for where the

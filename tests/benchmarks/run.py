@@ -62,6 +62,7 @@ def main() -> None:
         parser.error(f"there is no workload {', '.join(sorted(unknown))}; known: {', '.join(names)}")
 
     # Several processes use JAX at once: none may take most of a GPU's memory for itself.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, every kernel would compile what it imports
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     about = machine.describe()
     where = about["machine"]

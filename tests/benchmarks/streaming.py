@@ -16,7 +16,7 @@ import numpy as np
 from processes import Kernel
 from turns import in_turn
 
-BATCHES, ROWS, FEATURES = 500, 256, 64
+BATCHES, ROWS, FEATURES = 1000, 256, 64
 WAIT_S = 0.01
 MOST = 1.05
 REPEATS = 4

@@ -391,3 +391,19 @@ def test_classes_of_a_stream_are_numbered_by_the_models_outputs() -> None:
     assert run.record.started.monitor == "valid/auc"
     assert run.history["valid/accuracy"].dropna().iloc[-1] > 0.8
     assert (run.predict(X) == kinds).mean() > 0.8
+
+
+def test_a_generator_may_fill_the_same_arrays_again() -> None:
+    rng = np.random.default_rng(1)
+    batches = [
+        (rng.normal(size=(256, 64)).astype(np.float32), rng.normal(size=256).astype(np.float32)) for _ in range(12)
+    ]
+
+    def again() -> Iterator[Any]:
+        x, y = np.empty((256, 64), np.float32), np.empty(256, np.float32)
+        for new_x, new_y in batches:
+            x[:], y[:] = new_x, new_y
+            yield x, y
+
+    fresh, same = (dlfb_lab.train(Linear(), data, task="regression", steps=12) for data in (iter(batches), again()))
+    np.testing.assert_array_equal(same.record.losses()[1], fresh.record.losses()[1])
