@@ -240,4 +240,5 @@ def choose_metrics(asked: Any, task: Task | None, stop: EarlyStop | None) -> tup
     wanted = stop.metric if stop is not None else "loss"
     if wanted in (metric.name for metric in chosen) or wanted not in (*metric_table.METRICS, *metric_table.ALIASES):
         return chosen
-    return *chosen, *metric_table.choose([wanted], task)
+    same = metric_table.ALIASES.get(wanted) if asked is None else None
+    return *(metric for metric in chosen if metric.name != same), *metric_table.choose([wanted], task)

@@ -56,6 +56,11 @@ def plain() -> Run:
     return trained()
 
 
+def test_a_metric_by_another_name_takes_the_place_of_the_usual_one() -> None:
+    run = trained((X, KIND), 2, valid=0.25, early_stop="auroc:3", epochs=1)
+    assert set(run.record.evaluations[-1].metrics) == {"loss", "accuracy", "auroc"}
+
+
 def test_early_stopping_restores_the_best_weights_exactly() -> None:
     # The labels of the validation rows contradict those of training, so that the score falls and rises again.
     run = trained(valid=(X, -Y), epochs=50, early_stop="loss:3", lr=0.3)
