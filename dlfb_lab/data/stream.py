@@ -189,7 +189,8 @@ def _read(items: Items, number: int, seed: int) -> Generator[tuple[Any, Any]]:
     try:
         iterator = items.open(number, seed)
         for item in iterator:
-            yield item, on_host(item, f"Item {count} of the {items.name}")
+            # A copy, for whoever made the item may fill the same arrays again while it waits.
+            yield item, jax.tree.map(_own, on_host(item, f"Item {count} of the {items.name}"))
             count += 1
     except DlfbLabError:
         raise
@@ -199,6 +200,10 @@ def _read(items: Items, number: int, seed: int) -> Generator[tuple[Any, Any]]:
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def _own(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _resumed(ahead: list[Any], rest: Generator[tuple[Any, Any]]) -> Generator[Any]:

@@ -170,15 +170,10 @@ class Streamed:
         for epoch in _counted(1 if self.stream.once else epochs):
             count = 0
             for item in self.stream.epoch(epoch, seed):
-                # A copy, for a generator may fill the same arrays again while they wait for their step.
-                tree = jax.tree.map(_own, self.convert(item))
+                tree = self.convert(item)
                 yield Batch(tree, None, count == 0, _rows(tree))
                 count += 1
             yield EpochEnd(count)
-
-
-def _own(leaf: Any) -> Any:
-    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _counted(epochs: int | None) -> Iterator[int]:

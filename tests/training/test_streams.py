@@ -393,17 +393,33 @@ def test_classes_of_a_stream_are_numbered_by_the_models_outputs() -> None:
     assert (run.predict(X) == kinds).mean() > 0.8
 
 
+def again(items: list[Any]) -> Iterator[Any]:
+    """Yields items in the same two arrays each time."""
+    x, y = (np.empty_like(part) for part in items[0])
+    for new_x, new_y in items:
+        x[...], y[...] = new_x, new_y
+        yield x, y
+
+
 def test_a_generator_may_fill_the_same_arrays_again() -> None:
     rng = np.random.default_rng(1)
     batches = [
         (rng.normal(size=(256, 64)).astype(np.float32), rng.normal(size=256).astype(np.float32)) for _ in range(12)
     ]
-
-    def again() -> Iterator[Any]:
-        x, y = np.empty((256, 64), np.float32), np.empty(256, np.float32)
-        for new_x, new_y in batches:
-            x[:], y[:] = new_x, new_y
-            yield x, y
-
-    fresh, same = (dlfb_lab.train(Linear(), data, task="regression", steps=12) for data in (iter(batches), again()))
+    fresh, same = (
+        dlfb_lab.train(Linear(), data, task="regression", steps=12) for data in (iter(batches), again(batches))
+    )
     np.testing.assert_array_equal(same.record.losses()[1], fresh.record.losses()[1])
+
+
+def test_one_that_gives_examples_may_too_and_one_for_validation() -> None:
+    examples = [(x, np.asarray(y)) for x, y in zip(X, Y, strict=True)]
+    fresh, same = (
+        dlfb_lab.train(Linear(), make(), task="regression", steps=3, batch_size=16, valid=valid)
+        for make, valid in (
+            (lambda: iter(examples), lambda: iter(BATCHES)),
+            (lambda: again(examples), lambda: again(BATCHES)),
+        )
+    )
+    np.testing.assert_array_equal(same.record.losses()[1], fresh.record.losses()[1])
+    assert same.record.evaluations[-1].metrics == fresh.record.evaluations[-1].metrics
