@@ -193,6 +193,11 @@ class Run:
         return params
 
     @property
+    def extra(self) -> Any:
+        """The model's other collections, such as batch statistics, a pytree; of several members, those of the best."""
+        return self._finished().extra
+
+    @property
     def state(self) -> Any:
         """The trained state in the model's own type: for a `TrainState`, one with the new values in it."""
         return self._finished().finish()

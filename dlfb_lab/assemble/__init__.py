@@ -34,7 +34,7 @@ from dlfb_lab.errors import OptionError, nearest
 from dlfb_lab.models.copies import changes_in_place, copied
 from dlfb_lab.models.host import HostStep
 from dlfb_lab.models.own import own_step
-from dlfb_lab.models.transfer import arrays_in
+from dlfb_lab.models.transfer import arrays_in, statistics_in
 from dlfb_lab.run import Session
 
 __all__ = ["TrainRequest", "one_after_another", "session"]
@@ -88,6 +88,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         timebox_s=timebox_s,
         find_rate=r.lr == "find" if isinstance(r.lr, str) else False,
         init_from=arrays_in(r.init_from) if r.init_from is not None else None,
+        init_statistics=statistics_in(r.init_from) if r.init_from is not None else {},
         asked_plan=r.plan,
         resident=resident,
         devices=local_devices(r.devices),

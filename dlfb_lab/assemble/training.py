@@ -77,7 +77,8 @@ def refuse(r: TrainRequest, kind: str, name: str) -> None:
         values = ",".join(str(int(r.seed) + i) for i in range(min(3, seeds)))
         raise OptionError(
             f"--seeds {r.seeds}: {name} cannot be trained several times at once. "
-            f"Say --sweep seed={values}{',…' if seeds > 3 else ''}, which trains one after another."
+            f"Say --sweep seed={values}{',…' if seeds > 3 else ''}, which trains one after another, "
+            "each from the parameters that the model has now: the seed decides the order of the rows and dropout."
         )
 
 

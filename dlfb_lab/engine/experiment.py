@@ -89,6 +89,7 @@ class Experiment:
         timebox_s: when to stop in any case, seconds.
         find_rate: whether to try learning rates first, and take the best.
         init_from: parameters to start from where they fit, if any.
+        init_statistics: running statistics that go with them.
         asked_plan: how the user wants steps to be run.
         resident: whether the training rows are kept on the device.
         devices: local devices that share each batch.
@@ -121,6 +122,7 @@ class Experiment:
     timebox_s: float | None
     find_rate: bool = False
     init_from: Any = None
+    init_statistics: dict[str, Any] = field(default_factory=dict)
     asked_plan: Asked = "auto"
     resident: bool = True
     devices: int = 1

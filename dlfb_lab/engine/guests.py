@@ -14,11 +14,18 @@ from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.evaluation import Abandoned, Scorer, always, baseline_event, batched_scores, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Batch, EpochEnd, Part, Rows
+from dlfb_lab.engine.losses import Loss, predictions_look_squashed, refuse_squashed
 from dlfb_lab.engine.streamed import AHEAD, LATE_S, MOST_STEPS
 from dlfb_lab.engine.trainer import Scores, Trained, check_names
 from dlfb_lab.errors import DlfbLabError
-from dlfb_lab.events import Event, PlanChosen
+from dlfb_lab.events import Event, Notice, PlanChosen
 from dlfb_lab.models.model import Guest
+
+SCALES = (1.0, -30.0, 1000.0)
+"""Of inputs, at which few outputs stay within 0..1 that are not bounded."""
+
+VARIES = 0.01
+"""Outputs that differ less say nothing, as those of parameters that are all zero."""
 
 
 class GuestTrainer:
@@ -44,11 +51,37 @@ class GuestTrainer:
         if self._scorer is not None:
             train, valid = (part if isinstance(part, Part) else None for part in (e.train, e.valid))
             yield from baseline_event(train, valid, self._scorer, self.plan.output_shape)
+            if not self._scorer.loss.own:
+                yield from self._check_squashed(e.train.sample(e.batch_size)[0], self._scorer.loss)
         who = " and ".join(self.guest.versions) or "code of your own"
         yield PlanChosen(step=0, plan="as it is", reason=f"steps are run by {who}, one at a time")
         order_key = experiments.order_key(e.seed)
         feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, False)
         self._batches = Prefetch(feed, _unchanged, AHEAD)
+
+    def _check_squashed(self, x: Inputs, loss: Loss) -> Iterator[Event]:
+        """Looks whether outputs stay within 0..1 however large the inputs are, where the loss takes logits.
+
+        Refuses a softmax, whose outputs sum to one. Others may be within by chance, since a guest's parameters are not
+        changed for a test: of them it warns.
+        """
+        x = jax.tree.map(lambda a: np.asarray(a[:32]), x)
+        floats = all(leaf.dtype.kind == "f" for leaf in jax.tree.leaves(x))
+        outputs = np.stack(
+            [
+                self._outputs(jax.tree.map(lambda a, s=scale: a * a.dtype.type(s), x))
+                for scale in (SCALES if floats else SCALES[:1])
+            ]
+        )
+        found = {predictions_look_squashed(each, loss.link) for each in outputs}
+        if found == {"softmax"}:
+            refuse_squashed("softmax", loss.name)
+        if found == {"sigmoid"} and floats and np.ptp(outputs) > VARIES:
+            text = (
+                f"The model's outputs are within 0 to 1 even for very large inputs, but the loss `{loss.name}` takes "
+                "logits and applies a sigmoid itself. If the model ends in one, remove it."
+            )
+            yield Notice(step=0, level="warning", text=text)
 
     def most(self, step: int) -> int:
         """See `Trainer`."""

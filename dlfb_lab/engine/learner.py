@@ -17,15 +17,14 @@ from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.evaluation import Evaluator, always, baseline_event, batched_scores, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Part, Rows
-from dlfb_lab.engine.losses import Link, predictions_look_squashed
+from dlfb_lab.engine.losses import Link, predictions_look_squashed, refuse_squashed
 from dlfb_lab.engine.programs import Program, compilation, compiled
 from dlfb_lab.engine.step import Hyper, Keys, ModelState, Step, model_step, names_of, own_step
 from dlfb_lab.engine.trainer import Scores, Trained
-from dlfb_lab.errors import ModelError
 from dlfb_lab.events import Event, Notice
 from dlfb_lab.models.copies import changes_in_place, copied
 from dlfb_lab.models.model import Model, PyTree, Stepper
-from dlfb_lab.models.transfer import transfer
+from dlfb_lab.models.transfer import transfer, with_statistics
 
 
 class Learner(Protocol):
@@ -135,12 +134,13 @@ class ModelLearner:
             yield from self._baseline()
         # A single row is enough to initialise, and the same program serves every batch size.
         first_row = jax.tree.map(lambda a: a[:1], batch[0])
-        given = e.init_from
+        given = (e.init_from, e.init_statistics) if e.init_from is not None else None
 
         def initialise(rng: jax.Array, x: PyTree, hyper: Hyper, given: PyTree) -> ModelState:
             params, extra, opt_state = model.start(rng, x)
             if given is not None:
-                params = transfer(given, params)[0]
+                params = transfer(given[0], params)[0]
+                extra = with_statistics(given[1], extra)[0]
             if opt_state is None:
                 opt_state = optimizer.make(dict(hyper)).init(params)
             return ModelState(params, extra, opt_state)
@@ -152,8 +152,9 @@ class ModelLearner:
             initialise = jax.vmap(one, in_axes=(0, None, 0, None))
         key = jnp.stack(keys) if self.members else keys[0]
         if given is not None:
-            params = jax.eval_shape(one, keys[0], first_row, dict(optimizer.hyper), given).params
-            yield Notice(step=0, level="info", text=transfer(given, params)[1].text)
+            shapes = jax.eval_shape(one, keys[0], first_row, dict(optimizer.hyper), given)
+            told = transfer(given[0], shapes.params)[1].text, with_statistics(given[1], shapes.extra)[1]
+            yield Notice(step=0, level="info", text=" ".join(filter(None, told)))
         if model.given:
             if self.members:
                 text = "The parameters are given: members differ in the order of the rows and in dropout alone."
@@ -188,10 +189,7 @@ class ModelLearner:
             text = f"The loss `{loss.name}` is your own. For scores and predict the outputs are read as {read_as}."
             yield Notice(step=0, level="info", text=text)
         elif found is not None:
-            raise ModelError(
-                f"The model's outputs have passed a {found} (all within 0 to 1 whatever the parameters), but the loss "
-                f"`{loss.name}` takes logits and applies it itself. Remove the final {found} from the model."
-            )
+            refuse_squashed(found, loss.name)
 
     def _squashed(self, state: ModelState, x: PyTree, link: Link) -> str | None:
         x = jax.tree.map(lambda a: a[:32], x)

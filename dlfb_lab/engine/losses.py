@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -214,6 +214,22 @@ def _misfit(output_shape: tuple[int, ...], need: str, task: Task) -> str:
     return (
         f"The model's outputs have shape {shape}, but the targets ({task.kind}) need {need}. "
         f"Let the model end in {last}."
+    )
+
+
+def refuse_squashed(found: str, loss: str) -> NoReturn:
+    """Refuses a model whose outputs have passed an activation that the loss applies itself.
+
+    Args:
+        found: the activation, from `predictions_look_squashed`.
+        loss: the loss's name.
+
+    Raises:
+        ModelError: always.
+    """
+    raise ModelError(
+        f"The model's outputs have passed a {found} (all within 0 to 1 whatever the parameters), but the loss "
+        f"`{loss}` takes logits and applies it itself. Remove the final {found} from the model."
     )
 
 

@@ -96,7 +96,7 @@ def choose(
     Raises:
         OptionError: no optimizer goes by the name, or an option cannot be used, or not with the others.
     """
-    every = _count(accumulate)
+    every = _count(accumulate, steps_total)
     hyper = {} if clip is None else {"clip": _positive("--clip", clip, "1.0")}
     settings: dict[str, Any] = {} if every == 1 else {"accumulate": every}
     if isinstance(optimizer, optax.MultiSteps):
@@ -248,10 +248,15 @@ def _positive(option: str, value: Any, example: str, *, zero: bool = False) -> f
     return number
 
 
-def _count(accumulate: Any) -> int:
+def _count(accumulate: Any, steps_total: int | None) -> int:
     if accumulate is None:
         return 1
     whole = not isinstance(accumulate, bool | str) and hasattr(accumulate, "__index__")
     if not whole or accumulate < 1:
         raise OptionError(f"--accumulate {accumulate!r}: give a whole number above zero.")
+    if steps_total and accumulate > steps_total:
+        raise OptionError(
+            f"--accumulate {accumulate}: the run has only {steps_total:,} steps, so that no parameter would change. "
+            "Accumulate fewer, or train longer."
+        )
     return int(accumulate)

@@ -89,6 +89,44 @@ def arrays_in(given: Any) -> dict[str, Any]:
     return _arrays(_unwrapped(given))
 
 
+def statistics_in(given: Any) -> dict[str, Any]:
+    """Returns the floating arrays beside the parameters of what parameters are taken from, by name.
+
+    Those are a model's running statistics: the further collections of a run or of linen variables, and the
+    `batch_stats` of a TrainState.
+    """
+    if isinstance(given, Mapping):
+        rest = {name: tree for name, tree in given.items() if name != "params"} if "params" in given else {}
+    else:
+        found = getattr(given, "batch_stats", None)
+        rest = getattr(given, "extra", None) or ({"batch_stats": found} if found is not None else {})
+    return {name: leaf for name, leaf in named_leaves(rest) if _is_numeric(leaf) and _floats(leaf)}
+
+
+def with_statistics(given: Mapping[str, Any], extra: PyTree) -> tuple[PyTree, str]:
+    """Takes over the running statistics whose name and shape agree.
+
+    Args:
+        given: arrays by name, from `statistics_in`.
+        extra: a model's collections beside its parameters, a pytree of arrays.
+
+    Returns:
+        The collections, in arrays of their own; and what was taken in a sentence, "" where there are none.
+    """
+    new, taken, total = [], 0, 0
+    for name, leaf in named_leaves(extra):
+        floats = _is_numeric(leaf) and _floats(leaf)
+        fits = floats and name in given and jnp.shape(given[name]) == jnp.shape(leaf)
+        new.append(jnp.array(given[name], jnp.result_type(leaf), copy=True) if fits else leaf)
+        taken, total = taken + fits, total + floats
+    text = f"So do {taken:,} of {total:,} arrays of running statistics." if total else ""
+    return jax.tree.unflatten(jax.tree.structure(extra), new), text
+
+
+def _floats(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+
+
 def frozen_labels(params: PyTree, patterns: str | Iterable[str]) -> PyTree:
     """Returns a pytree of bools in the structure of `params`: whether a parameter is left as it is.
 

@@ -251,3 +251,27 @@ def test_a_reconstruction() -> None:
     losses = run.history["valid/loss"].dropna()
     assert losses.iloc[-1] < losses.iloc[0]
     assert run.predict(X[:4]).shape == (4, 3)
+
+
+SQUASHED_X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+
+
+def test_a_module_that_ends_in_a_softmax_is_refused() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.Softmax(-1))
+    with pytest.raises(ModelError, match=r"have passed a softmax .* Remove the final softmax"):
+        dlfb_lab.train(module, (SQUASHED_X, SQUASHED_X[:, :3].argmax(1)), epochs=1)
+
+
+@pytest.mark.parametrize(("end", "warned"), [([torch.nn.Sigmoid()], True), ([], False)])
+def test_a_module_that_ends_in_a_sigmoid_is_warned_of(end: list[Any], warned: bool) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(5, 1), *end)
+    run = dlfb_lab.train(module, (SQUASHED_X, (SQUASHED_X[:, 0] > 0).astype(int)), epochs=1)
+    assert any("applies a sigmoid itself" in notice.text for notice in run.record.notices) is warned
+
+
+def test_parameters_of_zero_are_no_sigmoid() -> None:
+    module = torch.nn.Linear(5, 1)
+    torch.nn.init.zeros_(module.weight)
+    torch.nn.init.constant_(module.bias, 0.5)
+    run = dlfb_lab.train(module, (SQUASHED_X, (SQUASHED_X[:, 0] > 0).astype(int)), epochs=1)
+    assert not [notice for notice in run.record.notices if "sigmoid" in notice.text]

@@ -364,3 +364,25 @@ def test_a_module_of_equinox_trains_predicts_and_is_handed_back() -> None:
     np.testing.assert_array_equal(np.asarray(run.classes)[jax.vmap(run.state)(X).argmax(1)], run.predict(X))
     assert not np.array_equal(module.layers[0].weight, run.state.layers[0].weight)
     assert run.evaluate("test")["accuracy"] > 0.5
+
+
+def test_running_statistics_go_with_the_parameters_that_training_starts_from() -> None:
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, train: bool = False) -> Any:
+            return nn.Dense(2)(nn.BatchNorm(use_running_average=not train)(x))
+
+    moved = 4 * X + 3
+    first = dlfb_lab.train(Normed(), (moved, KIND), valid=(moved, KIND), epochs=5)
+    ended = first.evaluate("valid")["loss"]
+    for given in (first, {"params": first.params, **first.extra}):
+        second = dlfb_lab.train(Normed(), (moved, KIND), valid=(moved, KIND), epochs=1, init_from=given)
+        assert second.record.evaluations[0].metrics["loss"] == ended
+        assert "So do 2 of 2 arrays of running statistics." in notices(second)
+    third = dlfb_lab.train(Normed(), (moved, KIND), valid=(moved, KIND), epochs=1, init_from=first.params)
+    assert "So do 0 of 2 arrays of running statistics." in notices(third)
+
+
+def test_more_accumulated_steps_than_there_are_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"--accumulate 1000: the run has only [\d,]+ steps"):
+        trained(accumulate=1000)
