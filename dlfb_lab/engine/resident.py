@@ -17,6 +17,7 @@ from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import plan as plans
 from dlfb_lab.engine import step as steps
 from dlfb_lab.engine.asking import Asker
+from dlfb_lab.engine.evaluation import always
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Rows
 from dlfb_lab.engine.learner import Learner, keys_of
@@ -195,12 +196,17 @@ class ResidentTrainer:
         # Fetching the scalars waits for the whole dispatch; they are its only transfer to the host.
         return np.asarray(block)[:count]
 
-    def _one_by_one(self, program: Compiled | None, count: int) -> Array:
+    def _one_by_one(self, program: Compiled | None, count: int, goes_on: Callable[[], bool] = always) -> Array:
+        """Runs steps one at a time; where `goes_on` is given, looks after each whether to end."""
         assert program is not None
         values = []
         for _ in range(count):
             self._carry, value = program(self._carry, *self._rest)
             values.append(value)
+            if goes_on is not always:
+                jax.block_until_ready(value)
+                if not goes_on():
+                    break
         return np.stack(jax.device_get(values))
 
     def _undecided(self, count: int, goes_on: Callable[[], bool]) -> Array:
@@ -216,7 +222,8 @@ class ResidentTrainer:
         step_s = self._times.step_s
         if self._fusing is None and step_s is not None:
             assert self._single is not None
-            self._ask(step_s > plans.LONG_STEP_S and asking.pays(self._single))
+            alone = self.experiment.devices == 1
+            self._ask(step_s > plans.LONG_STEP_S and alone and asking.pays(self._single))
             if step_s > plans.LONG_STEP_S and not self._asks:
                 reason = f"a step takes {step_s * 1e3:.3g} ms, so that launching it costs next to nothing"
                 self._news.append(self._decided(Verdict(False, reason, step_s)))
@@ -231,33 +238,36 @@ class ResidentTrainer:
         """Runs a few steps both ways from the same state, and decides. Those one by one are the run's."""
         assert self._fusing is not None
         fused, took = self._fusing.result()
-        cause = "many steps in a dispatch, compiled beside training"
-        self._news.extend(compilation(self._fused_program.name, took, cause, self._step))
         first = self._compared_steps(step_s, count)
         before = _copied(self._carry)
 
         def run_fused(count: int) -> tuple[Any, float]:
-            copy = _copied(before)
             with Asker() as asker:
-                return plans.timed(lambda: fused(copy, *self._rest, *self._counted(count, asker))[:2])
+                arguments = _copied(before), *self._rest, *self._counted(count, asker)
+                if self._asks:
+                    return plans.timed(lambda: asker.wait(fused, arguments, goes_on)[:2])
+                return plans.timed(lambda: fused(*arguments))
 
         run_fused(1)
         _, probe_s = run_fused(1)
         start = perf_counter()
-        values = self._one_by_one(self._single, first)
+        values = self._one_by_one(self._single, first, goes_on if self._asks else always)
         jax.block_until_ready(self._carry)
-        single_s = (perf_counter() - start) / first
-        if not goes_on():
-            return values
+        single_s = (perf_counter() - start) / len(values)
         if probe_s > PROBE_SLOWER * single_s + plans.COMPARED_S:
             reason = f"a fused step takes {probe_s * 1e3:.3g} ms, one alone {single_s * 1e3:.3g} ms"
             verdict = Verdict(False, reason, single_s, probe_s)
         else:
             (carry, block), fused_s = run_fused(first)
+            if self._asks and not goes_on():
+                # One way or the other may have ended early: it is tried again if the run goes on.
+                return values
             ours, theirs = (self._carry, values), (carry, np.asarray(block)[:first])
             verdict = plans.compare(ours, theirs, single_s, fused_s / first)
         if verdict.fused:
             self._fused = fused
+        cause = "many steps in a dispatch, compiled beside training"
+        self._news.extend(compilation(self._fused_program.name, took, cause, self._step))
         self._news.append(self._decided(verdict))
         rest = count - first
         if rest:

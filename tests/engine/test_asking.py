@@ -158,6 +158,28 @@ def test_an_interrupt_is_seen_within_a_dispatch(monkeypatch: pytest.MonkeyPatch)
     assert 0 < record.step < 400
 
 
+def test_finding_out_can_be_stopped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[int] = []
+
+    def seen(session: Any, event: Event) -> None:
+        if isinstance(event, Losses) and not said:
+            said.append(event.step)
+            before = session.trainer._one_by_one
+
+            def stopped(program: Any, count: int, *goes_on: Any) -> Any:
+                if goes_on:
+                    session.control.stop()
+                return before(program, count, *goes_on)
+
+            monkeypatch.setattr(session.trainer, "_one_by_one", stopped)
+
+    told, _ = train(Net("stopped while finding out"), seen, steps=100_000)
+    record = Record(told)
+    assert record.status is not None and record.status.state == "stopped"
+    assert not any(map(fused, told))
+    assert len(record.losses()[1]) == record.step
+
+
 def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
     return Lowered(Program("test", function, function), arguments).finish()[0]
 
