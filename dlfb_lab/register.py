@@ -39,7 +39,7 @@ def note(store: Path) -> None:
     if not place.is_absolute():
         raise OSError(errno.ENOENT, "this user has no home folder")
     target = place / f"{key(store)}.json"
-    if key(store) in stores():
+    if _noted(target) == store:
         return
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(dir=place)
@@ -50,16 +50,21 @@ def note(store: Path) -> None:
 
 def forget(store_key: str) -> None:
     """Takes a store out of the register; its folder is not touched."""
-    if store_key in stores():
-        (folder() / f"{store_key}.json").unlink(missing_ok=True)
+    file = folder() / f"{store_key}.json"
+    if _noted(file) is not None:
+        file.unlink(missing_ok=True)
 
 
 def stores() -> dict[str, Path]:
     """Returns the noted stores by key, whether or not their folders are there; what is damaged is left out."""
-    found: dict[str, Path] = {}
-    for file in sorted(folder().glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            store = Path(json.loads(file.read_text(encoding="utf-8"))["store"])
-            if store.is_absolute() and key(store) == file.stem:
-                found[file.stem] = store
-    return found
+    found = {file.stem: _noted(file) for file in sorted(folder().glob("*.json"))}
+    return {name: store for name, store in found.items() if store is not None}
+
+
+def _noted(file: Path) -> Path | None:
+    """Returns the store that a file of the register is about; None where the file is damaged or gone."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        store = Path(json.loads(file.read_text(encoding="utf-8"))["store"])
+        if store.is_absolute() and key(store) == file.stem:
+            return store
+    return None

@@ -87,6 +87,9 @@ class GuestTrainer:
         """See `Trainer`."""
         return MOST_STEPS
 
+    def ahead(self, count: int) -> None:
+        """See `Trainer`."""
+
     def run(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """See `Trainer`."""
         assert self._batches is not None

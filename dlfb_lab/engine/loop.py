@@ -155,7 +155,13 @@ class _Training:
             control.look()
             reason = self._reason_to_end()
             evaluate = self._evaluation_due(reason)
-            if pending and (evaluate or reason is not None or control.paused or reporter.due()):
+            interrupted = evaluate or reason is not None or control.paused
+            begun = None
+            if pending and (interrupted or reporter.due()):
+                if not interrupted:
+                    # The device need not wait for whoever is told.
+                    begun = self._next_count(pace), perf_counter()
+                    self.trainer.ahead(begun[0])
                 yield from self._report(pending)
                 yield from memory.look(self.step)
             if evaluate:
@@ -170,10 +176,7 @@ class _Training:
                 if control.stop_reason is None:
                     yield Status(step=self.step, state="running", reason="resumed")
                 continue
-            count = min(
-                max(pace.count, self.trainer.least), self.trainer.most(self.step), self._steps_until_next_stop()
-            )
-            start = perf_counter()
+            count, start = begun or (self._next_count(pace), perf_counter())
             try:
                 values = self.trainer.run(count, self._undisturbed)
             except DlfbLabError as error:
@@ -250,6 +253,10 @@ class _Training:
         if self.step == 0:
             return False
         return self.control.stop_reason is None or self.last_evaluation_s < PATIENCE_S
+
+    def _next_count(self, pace: Pace) -> int:
+        trainer = self.trainer
+        return min(max(pace.count, trainer.least), trainer.most(self.step), self._steps_until_next_stop())
 
     def _steps_until_next_stop(self) -> int:
         plan, step = self.plan, self.step

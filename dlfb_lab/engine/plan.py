@@ -29,8 +29,11 @@ ASKED: tuple[Asked, ...] = ("auto", "fused", "step")
 LONG_STEP_S = 5e-3
 """Launching a step that takes longer costs next to nothing, so there is nothing to gain by fusing."""
 
-COMPARED_S = 0.02
+COMPARED_S = 0.015
 """How long the steps take that are run both ways."""
+
+LOOKS = 2
+"""More at the time of each way, where they are near: on a busy machine one look says little."""
 
 MOST_COMPARED = 256
 LEAST_COMPARED = 2
@@ -119,6 +122,11 @@ class Fusing:
 def compared_steps(step_s: float, most: int) -> int:
     """Returns how many steps to run both ways."""
     return min(most, MOST_COMPARED, max(LEAST_COMPARED, int(COMPARED_S / max(step_s, 1e-9))))
+
+
+def near(step_s: float, fused_step_s: float) -> bool:
+    """Whether two times are so alike that one measurement does not tell which is shorter."""
+    return 0.5 < fused_step_s / step_s < 2
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -58,6 +59,7 @@ class ResidentTrainer:
         self._fusing: Fusing | None = None
         self._verdict: Verdict | None = None
         self._asks = False
+        self._begun: Callable[[], Array] | None = None
         self._times = StepTime()
         self._step = 0
 
@@ -169,34 +171,45 @@ class ResidentTrainer:
             return most
         return min(most, self._full_batches - place if place < self._full_batches else 1)
 
+    def ahead(self, count: int) -> None:
+        """See `Trainer`."""
+        if self._verdict is not None and not self._verdict.asks and not experiments.debugging(self.experiment):
+            self._begun = self._begin(count)
+
     def run(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """See `Trainer`."""
-        if not self._batching.draws and self._step and self._step % self.plan.steps_per_epoch == 0:
-            self._draw_order(self._step // self.plan.steps_per_epoch)
-        last = self._last is not None and self._step % self.plan.steps_per_epoch >= self._full_batches
-        if last:
-            assert self._last is not None
-            values = self._one_by_one(self._last, count)
-        elif self._verdict is not None:
-            fused = self._fused is not None
-            values = self._fused_steps(count, goes_on) if fused else self._one_by_one(self._single, count)
+        if self._begun is not None:
+            fetch, self._begun = self._begun, None
         else:
-            values = self._undecided(count, goes_on)
+            fetch = self._begin(count, goes_on)
+        values = fetch()
         self._step += len(values)
         return values
 
-    def _fused_steps(self, count: int, goes_on: Callable[[], bool]) -> Array:
+    def _begin(self, count: int, goes_on: Callable[[], bool] = always) -> Callable[[], Array]:
+        """Begins the next steps, and returns what waits for their scalars."""
+        if not self._batching.draws and self._step and self._step % self.plan.steps_per_epoch == 0:
+            self._draw_order(self._step // self.plan.steps_per_epoch)
+        if self._last is not None and self._step % self.plan.steps_per_epoch >= self._full_batches:
+            return self._one_by_one(self._last, count)
+        if self._verdict is None:
+            return partial(self._undecided, count, goes_on)
+        return self._one_by_one(self._single, count) if self._fused is None else self._fused_steps(count, goes_on)
+
+    def _fused_steps(self, count: int, goes_on: Callable[[], bool]) -> Callable[[], Array]:
         assert self._fused is not None
         if self._asks:
             with Asker() as asker:
                 arguments = self._carry, *self._rest, *self._counted(count, asker)
                 self._carry, block, done = asker.wait(self._fused, arguments, goes_on)
-            return np.asarray(block)[: int(done)]
+            return lambda: np.asarray(block)[: int(done)]
         self._carry, block = self._fused(self._carry, *self._rest, np.int32(count))
         # Fetching the scalars waits for the whole dispatch; they are its only transfer to the host.
-        return np.asarray(block)[:count]
+        return lambda: np.asarray(block)[:count]
 
-    def _one_by_one(self, program: Compiled | None, count: int, goes_on: Callable[[], bool] = always) -> Array:
+    def _one_by_one(
+        self, program: Compiled | None, count: int, goes_on: Callable[[], bool] = always
+    ) -> Callable[[], Array]:
         """Runs steps one at a time; where `goes_on` is given, looks after each whether to end."""
         assert program is not None
         values = []
@@ -207,7 +220,7 @@ class ResidentTrainer:
                 jax.block_until_ready(value)
                 if not goes_on():
                     break
-        return np.stack(jax.device_get(values))
+        return lambda: np.stack(jax.device_get(values))
 
     def _undecided(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """Steps one by one, while it is being found out whether fused ones are faster."""
@@ -217,7 +230,7 @@ class ResidentTrainer:
         if ready and step_s is not None and count >= min(enough, self._compared_steps(step_s, MOST_SINGLE)):
             return self._race(count, step_s, goes_on)
         start = perf_counter()
-        values = self._one_by_one(self._single, count)
+        values = self._one_by_one(self._single, count)()
         self._times.add(count, perf_counter() - start)
         step_s = self._times.step_s
         if self._fusing is None and step_s is not None:
@@ -248,10 +261,17 @@ class ResidentTrainer:
                     return plans.timed(lambda: asker.wait(fused, arguments, goes_on)[:2])
                 return plans.timed(lambda: fused(*arguments))
 
+        def run_single(count: int) -> Any:
+            assert self._single is not None
+            carry = _copied(before)
+            for _ in range(count):
+                carry, _ = self._single(carry, *self._rest)
+            return carry
+
         run_fused(1)
         _, probe_s = run_fused(1)
         start = perf_counter()
-        values = self._one_by_one(self._single, first, goes_on if self._asks else always)
+        values = self._one_by_one(self._single, first, goes_on if self._asks else always)()
         jax.block_until_ready(self._carry)
         single_s = (perf_counter() - start) / len(values)
         if probe_s > PROBE_SLOWER * single_s + plans.COMPARED_S:
@@ -263,17 +283,17 @@ class ResidentTrainer:
                 # One way or the other may have ended early: it is tried again if the run goes on.
                 return values
             ours, theirs = (self._carry, values), (carry, np.asarray(block)[:first])
-            verdict = plans.compare(ours, theirs, single_s, fused_s / first)
+            fused_s /= first
+            if not self._asks and plans.near(single_s, fused_s):
+                for _ in range(plans.LOOKS):
+                    fused_s = min(fused_s, run_fused(first)[1] / first)
+                    single_s = min(single_s, plans.timed(lambda: run_single(first))[1] / first)
+            verdict = plans.compare(ours, theirs, single_s, fused_s)
         if verdict.fused:
             self._fused = fused
         cause = "many steps in a dispatch, compiled beside training"
         self._news.extend(compilation(self._fused_program.name, took, cause, self._step))
         self._news.append(self._decided(verdict))
-        rest = count - first
-        if rest:
-            fuses = self._fused is not None
-            more = self._fused_steps(rest, goes_on) if fuses else self._one_by_one(self._single, rest)
-            values = np.concatenate([values, more])
         return values
 
     def _decided(self, verdict: Verdict, remember: bool = True) -> PlanChosen:

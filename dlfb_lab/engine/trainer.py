@@ -97,6 +97,9 @@ class Trainer(Protocol):
     def least(self) -> int:
         """How many steps a dispatch should take, however long it lasts."""
 
+    def ahead(self, count: int) -> None:
+        """Begins the next `count` updates where they can go on while the host does something else; `run` ends them."""
+
     def run(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """Applies up to `count` updates.
 

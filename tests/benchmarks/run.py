@@ -55,7 +55,7 @@ def main() -> None:
     names = [*WORKLOADS, *OTHERS]
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="all by default")
-    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each peer, in turn")
+    parser.add_argument("--repeats", type=int, default=10, help="timed calls of each peer, in turn")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON")
     asked = parser.parse_args()
     if unknown := set(asked.workloads) - set(names):

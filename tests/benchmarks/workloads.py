@@ -117,7 +117,7 @@ WORKLOADS = {
             batch=32,
             epochs={"": 2},
             peers=("dlfb", "steps"),
-            repeats=5,
+            repeats=15,
         ),
         Workload(
             name="dna",
@@ -128,7 +128,7 @@ WORKLOADS = {
             batch=32,
             epochs={"": 3},
             peers=("dlfb", "steps"),
-            repeats=5,
+            repeats=15,
         ),
         Workload(
             name="transformer",
