@@ -66,7 +66,7 @@ class Pace:
 
 
 class Reporter:
-    """Says when losses are due to be reported: every 50 ms at first, soon every 100 ms.
+    """Says when losses are due to be reported: every 100 ms at first, soon every 150 ms.
 
     Whoever watches sees a step within half a second, whatever way it takes to the screen.
     """
@@ -78,7 +78,7 @@ class Reporter:
     def due(self) -> bool:
         """Whether enough time has gone by since the last report; if so, this is one."""
         now = self._clock.elapsed_s
-        if now - self._last_s < (0.05 if now < 1 else 0.1):
+        if now - self._last_s < (0.1 if now < 1 else 0.15):
             return False
         self._last_s = now
         return True

@@ -69,9 +69,9 @@ def test_reports_come_more_rarely_in_a_long_run(now: list[float]) -> None:
             told += reporter.due()
         return told
 
-    assert reports(10) == pytest.approx(1 / 0.05 + 9 / 0.1, rel=0.25)
+    assert reports(10) == pytest.approx(1 / 0.1 + 9 / 0.15, rel=0.25)
     now[0] += 1e5
-    assert reports(100) == pytest.approx(100 / 0.1, rel=0.1)
+    assert reports(100) == pytest.approx(100 / 0.15, rel=0.1)
 
 
 def test_the_first_reason_to_stop_stays() -> None:
