@@ -23,10 +23,11 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def outcome(record: Record, status: str) -> dict[str, Any]:
     """Returns a run's outcome as HTML with its chart, as SVG, and as text."""
+    picture = svg.draw(record)
     return {
         "text/plain": summary.text(record, status),
-        "text/html": summary.html(record, status),
-        "image/svg+xml": svg.draw(record),
+        "text/html": summary.html(record, status, picture),
+        "image/svg+xml": picture,
     }
 
 

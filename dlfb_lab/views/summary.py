@@ -105,14 +105,14 @@ def text(record: Record, status: str) -> str:
     return "\n".join(lines)
 
 
-def html(record: Record, status: str) -> str:
-    """Returns the outcome as HTML: chart, tables, notices."""
+def html(record: Record, status: str, picture: str) -> str:
+    """Returns the outcome as HTML: the chart, an SVG document, then tables and notices."""
     sentence = f"<div>{escape(record.started.task_sentence)}</div>" if record.started else ""
     several = _html_table(*members_table(record)) if record.members else ""
     said = "".join(f"<div>{escape(remark)}</div>" for remark in remarks(record))
     notices = "".join(f"<div><b>{n.level}</b>: {escape(n.text)}</div>" for n in record.notices)
     return (
-        f"<div><b>{escape(headline(record, status))}</b>{sentence}{svg.as_image(svg.draw(record))}"
+        f"<div><b>{escape(headline(record, status))}</b>{sentence}{svg.as_image(picture)}"
         f"{_html_table(*table(record))}{several}{said}{notices}</div>"
     )
 

@@ -75,7 +75,7 @@ def test_the_columns_of_the_table_are_aligned() -> None:
 def test_a_run_that_hardly_began_has_an_outcome_too(events: list[Event]) -> None:
     record = Record(events)
     assert "failed" in summary.text(record, "failed")
-    assert "failed" in summary.html(record, "failed")
+    assert "failed" in summary.html(record, "failed", "")
     assert summary.line(record, "failed").startswith("<Run ")
     assert summary.progress(record)
 
@@ -102,7 +102,7 @@ def test_the_outcome_in_html_is_balanced_and_escaped() -> None:
     notice = Notice(step=0, level="warning", text=evil)
     baseline = dataclasses.replace(GOLDEN.baselines[0], name=evil, metrics={evil: 1.0})
     parser = Balanced()
-    parser.feed(summary.html(Record([started, *GOLDEN.events[1:], notice, baseline]), "failed"))
+    parser.feed(summary.html(Record([started, *GOLDEN.events[1:], notice, baseline]), "failed", svg.draw(GOLDEN)))
     parser.close()
     assert parser.open == []
     assert {"img", "table"} <= parser.seen
@@ -199,7 +199,7 @@ def test_members_have_a_table_of_their_own_with_the_best_one_marked() -> None:
     assert f"by {record.members[best[0]]}; best mean" in text
     assert " ± " in next(line for line in text.splitlines() if line.startswith("valid "))
     assert "8 members at once" in summary.headline(record, "finished")
-    assert "seed 7" in summary.html(record, "finished")
+    assert "seed 7" in summary.html(record, "finished", "")
 
 
 def test_a_member_that_broke_down_has_the_scores_that_it_had() -> None:
