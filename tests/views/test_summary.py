@@ -14,7 +14,7 @@ import pytest
 from dlfb_lab import journal
 from dlfb_lab.events import Event, Losses, Notice, PlanChosen, Status
 from dlfb_lab.record import Record
-from dlfb_lab.views import console, figures, summary
+from dlfb_lab.views import console, figures, summary, svg
 from tests import pictures
 
 GOLDEN = Record(journal._read_file(Path(__file__).parents[1] / "golden" / "run.jsonl"))
@@ -102,7 +102,8 @@ def test_the_outcome_in_html_is_balanced_and_escaped() -> None:
     notice = Notice(step=0, level="warning", text=evil)
     baseline = dataclasses.replace(GOLDEN.baselines[0], name=evil, metrics={evil: 1.0})
     parser = Balanced()
-    parser.feed(summary.html(Record([started, *GOLDEN.events[1:], notice, baseline]), "failed", svg.draw(GOLDEN)))
+    record = Record([started, *GOLDEN.events[1:], notice, baseline])
+    parser.feed(summary.html(record, "failed", svg.draw(record)))
     parser.close()
     assert parser.open == []
     assert {"img", "table"} <= parser.seen
