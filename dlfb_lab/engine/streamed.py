@@ -35,10 +35,6 @@ AHEAD = 2
 LATE_S = 0.05
 """How long a dispatch waits for a batch before it lets others look whether to stop."""
 
-QUICK_DISPATCHES = 5
-"""In a row, at whose ends the device was as good as done: it waits for batches, not they for it."""
-IDLE_SHARE = 0.05
-
 MOST_STEPS = 256
 """Whose scalars are fetched at once."""
 
@@ -60,7 +56,7 @@ class StreamedTrainer:
         self._news: list[Event] = []
         self._best: Any = None
         self._programs: dict[Hashable, Compiled] = {}
-        self._step = self._quick = 0
+        self._step = 0
         self._batches: Prefetch | None = None
         self._failure: DlfbLabError | None = None
         self._placing = Placing(experiment.devices)
@@ -115,7 +111,6 @@ class StreamedTrainer:
         if self._failure is not None:
             raise self._failure
         self.epoch_over = False
-        begun = perf_counter()
         values: list[Any] = []
         while len(values) < count:
             try:
@@ -140,13 +135,7 @@ class StreamedTrainer:
         members = len(self.experiment.members)
         if not values:
             return np.zeros((0, *([members] if members else []), len(self.names)), np.float32)
-        launched = perf_counter()
-        scalars = np.stack(jax.device_get(values))
-        done = perf_counter()
-        self._quick = self._quick + 1 if done - launched < IDLE_SHARE * (done - begun) else 0
-        if self._quick == QUICK_DISPATCHES and self._traces:
-            self._batches.hand_over()
-        return scalars
+        return np.stack(jax.device_get(values))
 
     def _check_epoch(self, end: EpochEnd) -> None:
         if end.batches == 0:

@@ -6,7 +6,6 @@ import gc
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -146,91 +145,6 @@ def test_the_iterator_is_closed_in_its_own_thread(end: str) -> None:
     thread.join(LONG_S)
     assert not thread.is_alive()
     assert closed_in == [thread]
-
-
-@pytest.fixture
-def handing_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever computes the least is handed over."""
-    monkeypatch.setattr(prefetch, "BUSY_SHARE", -1.0)
-    monkeypatch.setattr(prefetch, "LONGEST_S", LONG_S)
-
-
-@pytest.mark.usefixtures("handing_over")
-def test_an_iterator_is_handed_over_and_nothing_is_lost() -> None:
-    where: list[threading.Thread] = []
-    ended: list[threading.Thread] = []
-
-    def numbers() -> Iterator[int]:
-        try:
-            for number in range(100):
-                where.append(threading.current_thread())
-                yield number
-        finally:
-            ended.append(threading.current_thread())
-
-    batches = Prefetch(numbers(), lambda number: 2 * number)
-    (thread,) = readers()
-    assert [next(batches) for _ in range(40)] == list(range(0, 80, 2))
-    assert set(where) == {thread}, "nobody asked for it"
-    batches.hand_over()
-    assert list(batches) == list(range(80, 200, 2))
-    here = threading.current_thread()
-    assert where == [thread] * where.index(here) + [here] * (100 - where.index(here)), "and does not go back"
-    assert ended == [here]
-    assert list(batches) == []
-
-
-@pytest.mark.usefixtures("handing_over")
-@pytest.mark.parametrize("end", ["close", "let go"])
-def test_an_iterator_that_was_handed_over_is_closed(end: str) -> None:
-    closed = threading.Event()
-
-    def numbers() -> Iterator[int]:
-        try:
-            yield from range(1000)
-        finally:
-            closed.set()
-
-    batches = Prefetch(numbers(), same)
-    batches.hand_over()
-    assert [next(batches) for _ in range(100)] == list(range(100))
-    assert not closed.is_set()
-    if end == "close":
-        batches.close()
-        assert list(batches) == []
-    else:
-        del batches
-        gc.collect()
-    assert closed.is_set()
-
-
-@pytest.mark.usefixtures("handing_over")
-def test_an_iterator_that_was_handed_over_fails_as_any_other() -> None:
-    def numbers() -> Iterator[int]:
-        yield from range(100)
-        raise ValueError("no more files")
-
-    batches = Prefetch(numbers(), same)
-    batches.hand_over()
-    with pytest.raises(DataError, match="Reading the data failed: ValueError: no more files"):
-        list(batches)
-    assert list(batches) == []
-
-
-def test_an_iterator_that_waits_is_not_handed_over() -> None:
-    where: list[threading.Thread] = []
-
-    def numbers() -> Iterator[int]:
-        for number in range(3 * prefetch.LEAST_READ):
-            where.append(threading.current_thread())
-            time.sleep(0.002)
-            yield number
-
-    batches = Prefetch(numbers(), same)
-    (thread,) = readers()
-    batches.hand_over()
-    assert list(batches) == list(range(3 * prefetch.LEAST_READ))
-    assert set(where) == {thread}
 
 
 def test_a_generator_that_reads_ahead_may_be_closed() -> None:
