@@ -30,15 +30,6 @@ import dlfb_lab, streaming
 from peers.network import MLP
 from timing import timed
 streaming_store = tempfile.TemporaryDirectory(prefix="dlfb-bench-")
-TIMED = (
-    ("alone", "waiting"),
-    ("trained", "waiting"),
-    ("alone", "parsing"),
-    ("by_hand", "parsing"),
-    ("trained", "parsing"),
-)
-
-
 def alone(kind):
     return lambda batches: streaming.alone(kind, batches)
 def by_hand(kind):

@@ -19,7 +19,7 @@ from flax.training.train_state import TrainState
 
 from dlfb_lab import assemble, inbox
 from dlfb_lab.assemble import TrainRequest
-from dlfb_lab.engine import clock, control, loop
+from dlfb_lab.engine import clock, control, loop, resident
 from dlfb_lab.engine.trainer import Trained
 from dlfb_lab.events import Compilation, Evaluation, Event, Losses, Notice, RunStarted, Status
 from dlfb_lab.record import Record
@@ -572,3 +572,32 @@ def test_two_interrupts_far_apart_do_not_raise(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(control, "_last_interrupt_s", control._last_interrupt_s - control.INSIST_S)
         signal.raise_signal(signal.SIGINT)
     assert asked.stop_reason == "interrupted"
+
+
+@pytest.mark.parametrize("plan", ["step", "fused"])
+@pytest.mark.parametrize("batch_size", [8, 12], ids=["whole batches", "a ragged last one"])
+def test_what_is_begun_while_losses_are_told_is_trained_once(
+    plan: str, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = resident.ResidentTrainer.ahead
+    begun: list[int] = []
+
+    def counted(trainer: resident.ResidentTrainer, count: int) -> None:
+        begun.append(count)
+        ahead(trainer, count)
+
+    monkeypatch.setattr(resident.ResidentTrainer, "ahead", counted)
+    monkeypatch.setattr(clock.Pace, "LARGEST_GROWTH", 1)  # so that there are many dispatches
+
+    def trained(told: bool) -> tuple[np.ndarray, Any]:
+        begun.clear()
+        monkeypatch.setattr(clock.Reporter, "due", lambda reporter: told)
+        events, result = train(Noisy(), (X, Y), epochs=6, batch_size=batch_size, plan=plan, valid=0.2)
+        return losses(events), result.params
+
+    rarely = trained(False)
+    assert not begun
+    often = trained(True)
+    assert begun
+    np.testing.assert_array_equal(often[0], rarely[0])
+    jax.tree.map(np.testing.assert_array_equal, often[1], rarely[1])
