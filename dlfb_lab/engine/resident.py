@@ -286,6 +286,8 @@ class ResidentTrainer:
             fused_s /= first
             if not self._asks and plans.near(single_s, fused_s):
                 for _ in range(plans.LOOKS):
+                    if not goes_on():
+                        return values
                     fused_s = min(fused_s, run_fused(first)[1] / first)
                     single_s = min(single_s, plans.timed(lambda: run_single(first))[1] / first)
             verdict = plans.compare(ours, theirs, single_s, fused_s)
