@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from time import perf_counter, thread_time
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -15,6 +16,15 @@ from dlfb_lab.errors import DataError, DlfbLabError, one_line
 
 GOODBYE_S = 0.1
 """How long `close` waits for the thread, which cannot be hurried where the user's code holds it."""
+
+COMPUTES = 0.5
+"""An iterator computes where this share of the time it takes is the processor's."""
+
+SMALL = 0.2
+"""Using an item in the thread pays where it takes less than this share of the time that getting it takes."""
+
+LOOKED_AT = 16
+"""Items, before anything is said of the iterator; what was before them counts half."""
 
 
 class Late(Exception):
@@ -62,7 +72,7 @@ class Prefetch:
         if line.over.is_set():
             raise StopIteration
         try:
-            found = line.items.get(timeout=timeout_s)
+            found = line.refused.pop() if line.refused else line.items.get(timeout=timeout_s)
         except Empty:
             raise Late from None
         if not isinstance(found, _End):
@@ -75,6 +85,45 @@ class Prefetch:
         if isinstance(error, DlfbLabError) or not isinstance(error, Exception):
             raise error
         raise DataError(f"Reading the data failed: {one_line(error)}") from error
+
+    @property
+    def lendable(self) -> bool:
+        """Whether the thread is best left alone with the items, since it computes while the reader waits.
+
+        Two threads that compute take the interpreter's lock from one another; one that does both has no such trouble.
+        """
+        line = self._line
+        return line.lendable and not line.over.is_set()
+
+    def lend(self, use: Callable[[Any], bool], count: int, timeout_s: float) -> None:
+        """Has up to `count` of the next items used in the thread, as they come.
+
+        Args:
+            use: called with each item in turn, in the thread; false where `get` has to return the item instead, before
+                any other is lent. It is not called any more when this returns.
+            count: the most items.
+            timeout_s: how long to wait for them.
+
+        Raises:
+            BaseException: what `use` raised.
+        """
+        line = self._line
+        if line.refused:
+            return
+        with line.lock:
+            line.use, line.left = use, count
+        if not line.items.empty():
+            line.room.put(_SERVE)
+        try:
+            with suppress(Empty):
+                line.woken.get(timeout=timeout_s)
+        finally:
+            with line.lock:
+                line.use, line.left = None, 0
+                _empty(line.woken)
+        error, line.failed = line.failed, None
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Ends reading, at once or, where the iterator is at work, when it has given its item."""
@@ -96,6 +145,13 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
+class _Serve:
+    """Told to a thread that waits for room: there are items to use."""
+
+
+_SERVE = _Serve()
+
+
 class _Line:
     """What the thread and the reader share; it does not hold the `Prefetch`, which may be let go without closing.
 
@@ -104,10 +160,57 @@ class _Line:
 
     def __init__(self, depth: int) -> None:
         self.items: SimpleQueue[_Item | _End] = SimpleQueue()
-        self.room: SimpleQueue[None] = SimpleQueue()
+        self.room: SimpleQueue[_Serve | None] = SimpleQueue()
         self.over = threading.Event()
         for _ in range(depth):
             self.room.put(None)
+        self.lock = threading.Lock()
+        """Held while an item is used in the thread, and to begin and end lending."""
+        self.use: Callable[[Any], bool] | None = None
+        self.left = 0
+        self.failed: BaseException | None = None
+        self.refused: list[_Item | _End] = []
+        self.woken: SimpleQueue[None] = SimpleQueue()
+        self.seen = 0
+        self.took_s = self.computed_s = self.used_s = 0.0
+
+    @property
+    def lendable(self) -> bool:
+        enough = self.seen >= LOOKED_AT and self.computed_s > COMPUTES * self.took_s
+        return enough and self.used_s < SMALL * self.took_s
+
+    def look(self, took_s: float, computed_s: float) -> None:
+        """Learns how long an item took to get."""
+        if self.seen == 2 * LOOKED_AT:
+            self.seen = LOOKED_AT
+            self.took_s, self.computed_s, self.used_s = self.took_s / 2, self.computed_s / 2, self.used_s / 2
+        self.seen += 1
+        self.took_s += took_s
+        self.computed_s += computed_s
+
+    def serve(self) -> None:
+        """Uses what items there are, in the thread, where they are lent."""
+        with self.lock:
+            while self.left:
+                try:
+                    found = self.items.get_nowait()
+                except Empty:
+                    return
+                start = perf_counter()
+                try:
+                    used = isinstance(found, _Item) and self.use is not None and self.use(found.item)
+                except BaseException as error:
+                    self.failed, used = error, False
+                else:
+                    if not used:
+                        self.refused.append(found)
+                if used:
+                    self.used_s += perf_counter() - start
+                if used or self.failed is not None:
+                    self.room.put(None)
+                self.left = self.left - 1 if used else 0
+                if not self.left:
+                    self.woken.put(None)
 
 
 def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -> None:
@@ -115,9 +218,13 @@ def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -
     try:
         while True:
             # Room first: an item that waits outside the line would be one more in memory.
-            line.room.get()
+            room = line.room.get()
             if line.over.is_set():
                 break
+            if room is _SERVE:
+                line.serve()
+                continue
+            start, began = perf_counter(), thread_time()
             try:
                 item = next(iterator)
             except StopIteration:
@@ -125,8 +232,10 @@ def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -
             item = convert(item)
             if line.over.is_set():
                 break
+            line.look(perf_counter() - start, thread_time() - began)
             line.items.put(_Item(item))
             del item
+            line.serve()
     except BaseException as caught:
         error = caught
     close = getattr(iterator, "close", None)
@@ -136,6 +245,8 @@ def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -
         except BaseException as caught:
             error = error or caught
     line.items.put(_End(error))
+    line.serve()
+    line.seen = 0
 
 
 def _end(line: _Line, thread: threading.Thread) -> None:
@@ -143,8 +254,14 @@ def _end(line: _Line, thread: threading.Thread) -> None:
     line.room.put(None)
     if thread is not threading.current_thread():
         thread.join(GOODBYE_S)
-    with suppress(Empty):
-        while True:
-            line.items.get_nowait()
+    _empty(line.items)
+    line.refused.clear()
     # For whoever waits for an item in another thread.
     line.items.put(_End(None))
+    line.woken.put(None)
+
+
+def _empty(queue: SimpleQueue[Any]) -> None:
+    with suppress(Empty):
+        while True:
+            queue.get_nowait()

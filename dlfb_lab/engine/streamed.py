@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -112,14 +113,17 @@ class StreamedTrainer:
             raise self._failure
         self.epoch_over = False
         values: list[Any] = []
+        lent = self._traces and self._batches.lendable
+        if lent:
+            self._batches.lend(partial(self._used, values), count, LATE_S)
         while len(values) < count:
             try:
-                item = self._batches.get(LATE_S)
+                item = self._batches.get(0 if lent else LATE_S)
                 if isinstance(item, EpochEnd):
                     self._check_epoch(item)
                     self.epoch_over = True
                     break
-                values.append(self._one(item))
+                values.append(self._one(item, self._program(item)))
             except Late:
                 break
             except StopIteration:
@@ -131,7 +135,6 @@ class StreamedTrainer:
                 # The steps before it are told first.
                 self._failure = error
                 break
-            self._step += 1
         members = len(self.experiment.members)
         if not values:
             return np.zeros((0, *([members] if members else []), len(self.names)), np.float32)
@@ -141,11 +144,21 @@ class StreamedTrainer:
         if end.batches == 0:
             raise DataError("The data gave no batch in an epoch. Give an iterable that can be read more than once.")
 
-    def _one(self, batch: Batch) -> Any:
-        run = self._program(batch)
+    def _used(self, values: list[Any], item: Batch | EpochEnd) -> bool:
+        """Takes a step in the thread that reads, if it is one that needs nothing new."""
+        if isinstance(item, EpochEnd):
+            return False
+        run = self._programs.get(_shape(item))
+        if run is None:
+            return False
+        values.append(self._one(item, run))
+        return True
+
+    def _one(self, batch: Batch, run: Compiled) -> Any:
         arguments = self._arguments(batch)
         state, value = run(*arguments)
         self._carry = State(state)
+        self._step += 1
         return value
 
     def _arguments(self, batch: Batch) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -215,3 +216,110 @@ def test_no_thread_is_left_behind() -> None:
     for thread in readers():
         thread.join(LONG_S)
     assert not readers()
+
+
+# --- items used in the thread
+
+
+def spent(count: int = 1000) -> Iterator[int]:
+    """Yields numbers, each when a processor has worked for 2 ms."""
+    for number in range(count):
+        began = time.thread_time()
+        while time.thread_time() - began < 0.002:
+            pass
+        yield number
+
+
+def test_only_the_items_of_an_iterator_that_computes_are_lent() -> None:
+    with Prefetch(spent(), same) as batches:
+        assert not batches.lendable, "nothing is known yet"
+        got = [batches.get(LONG_S) for _ in range(40)]
+        assert batches.lendable
+        used: list[tuple[int, threading.Thread]] = []
+        while len(used) < 100:
+            batches.lend(lambda item: used.append((item, threading.current_thread())) is None, 10, LONG_S)
+        got += [item for item, _ in used]
+        got += [batches.get(LONG_S) for _ in range(5)]
+        assert got == list(range(145)), "each once, in order"
+        assert {thread for _, thread in used} == set(readers())
+        batches.close()
+        assert not batches.lendable
+
+    gate = Gate()
+    with Prefetch(gate.numbers(), same) as batches:
+        for number in range(40):
+            time.sleep(0.001)
+            gate.passed.release()
+            assert batches.get(LONG_S) == number
+        assert not batches.lendable, "it waits, and its thread with it"
+
+
+def test_using_that_takes_long_is_left_to_the_reader() -> None:
+    with Prefetch(spent(), same) as batches:
+        for _ in range(40):
+            batches.get(LONG_S)
+        assert batches.lendable
+        for _ in range(20):
+            batches.lend(lambda item: time.sleep(0.005) is None, 1, LONG_S)
+        assert not batches.lendable
+
+
+def test_no_more_is_used_than_was_lent() -> None:
+    gate = Gate()
+    used: list[int] = []
+    with Prefetch(gate.numbers(), same, depth=2) as batches:
+        for _ in range(9):
+            gate.passed.release()
+        batches.lend(lambda item: used.append(item) is None, 3, LONG_S)
+        assert used == [0, 1, 2]
+        for _ in range(2):
+            assert gate.asked.acquire(timeout=LONG_S)
+        batches.lend(lambda item: used.append(item) is None, 4, LONG_S)
+        assert used == [0, 1, 2, 3, 4, 5, 6], "those that had come before are used first"
+        assert [batches.get(LONG_S), batches.get(LONG_S)] == [7, 8]
+        batches.lend(lambda item: used.append(item) is None, 1, 0.01)
+        gate.passed.release()
+        assert batches.get(LONG_S) == 9, "what comes too late is not used"
+        assert len(used) == 7
+
+
+def test_what_cannot_be_used_in_the_thread_is_got() -> None:
+    used: list[int] = []
+
+    def small(item: int) -> bool:
+        if item in (3, 4):
+            return False
+        used.append(item)
+        return True
+
+    with Prefetch(iter(range(7)), same) as batches:
+        batches.lend(small, 10, LONG_S)
+        assert used == [0, 1, 2]
+        batches.lend(small, 10, 0.01)
+        assert used == [0, 1, 2], "it still comes first"
+        assert [batches.get(LONG_S), batches.get(LONG_S)] == [3, 4]
+        batches.lend(small, 10, LONG_S)
+        assert used == [0, 1, 2, 5, 6]
+        assert list(batches) == []
+
+
+def test_an_error_in_using_is_raised_where_it_was_lent() -> None:
+    def fails(item: int) -> bool:
+        if item == 1:
+            raise KeyError("weights")
+        return True
+
+    with Prefetch(iter(range(5)), same) as batches:
+        with pytest.raises(KeyError, match="weights"):
+            batches.lend(fails, 10, LONG_S)
+        assert list(batches) == [2, 3, 4]
+
+
+def test_closing_ends_lending() -> None:
+    gate = Gate()
+    batches = Prefetch(gate.numbers(), same)
+    threading.Timer(0.05, batches.close).start()
+    batches.lend(lambda item: True, 1, LONG_S)
+    with pytest.raises(StopIteration):
+        batches.get(LONG_S)
+    gate.passed.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ import pandas as pd
 import pytest
 
 import dlfb_lab
-from dlfb_lab.data import lazy
+from dlfb_lab.data import lazy, prefetch
 from dlfb_lab.data.lazy import ArrayRows
+from dlfb_lab.data.prefetch import Prefetch
 from dlfb_lab.errors import DataError, OptionError
 from dlfb_lab.run import Run
 
@@ -309,6 +311,44 @@ def test_a_stop_does_not_wait_for_a_slow_generator() -> None:
         assert run.predict(X).shape == (48,)
     finally:
         gate.set()
+
+
+def test_steps_taken_in_the_thread_of_a_generator_that_computes_give_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = [(x, y + np.float32(i % 7)) for i, (x, y) in enumerate([*BATCHES * 30, (X[:4], Y[:4]), *BATCHES * 5])]
+    threads: set[str] = set()
+    lent: list[int] = []
+    lend = Prefetch.lend
+
+    def counted(self: Prefetch, use: Any, count: int, timeout_s: float) -> None:
+        lend(self, lambda item: (threads.add(threading.current_thread().name), use(item))[1], count, timeout_s)
+        lent.append(count)
+
+    monkeypatch.setattr(Prefetch, "lend", counted)
+
+    def computing() -> Iterator[Any]:
+        for batch in batches:
+            began = time.thread_time()
+            while time.thread_time() - began < 0.004:
+                pass
+            yield batch
+
+    run = trained(computing, epochs=2, valid=(X, Y))
+    assert lent
+    assert threads == {"dlfb-prefetch"}
+    listed = trained(batches, epochs=2, valid=(X, Y))
+    np.testing.assert_array_equal(losses(run), losses(listed))
+    for name in ("valid/loss", "valid/mae"):
+        np.testing.assert_array_equal(run.history[name], listed.history[name])
+    assert len([notice for notice in run.record.notices if "another shape" in notice.text]) == 1
+
+
+def test_a_stop_does_not_wait_for_a_generator_that_hangs_after_it_has_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "COMPUTES", -1.0)
+    monkeypatch.setattr(prefetch, "LOOKED_AT", 0)
+    monkeypatch.setattr(prefetch, "SMALL", math.inf)
+    test_a_stop_does_not_wait_for_a_slow_generator()
 
 
 # --- shapes
