@@ -20,7 +20,7 @@ from turns import in_turn
 BATCHES, ROWS, FEATURES = 1000, 256, 64
 WAIT_S = 0.01
 MOST = 1.05
-REPEATS = 6
+REPEATS = 10
 
 Batch = tuple[np.ndarray, np.ndarray]
 
