@@ -189,26 +189,27 @@ class _Line:
         self.computed_s += computed_s
 
     def serve(self) -> None:
-        """Uses what items there are, in the thread, where they are lent."""
+        """Uses the items there are, in the thread, where they are lent."""
         with self.lock:
             while self.left:
                 try:
                     found = self.items.get_nowait()
                 except Empty:
                     return
+                self.left -= 1
                 start = perf_counter()
                 try:
                     used = isinstance(found, _Item) and self.use is not None and self.use(found.item)
                 except BaseException as error:
-                    self.failed, used = error, False
-                else:
-                    if not used:
-                        self.refused.append(found)
-                if used:
-                    self.used_s += perf_counter() - start
-                if used or self.failed is not None:
+                    self.failed, self.left = error, 0
                     self.room.put(None)
-                self.left = self.left - 1 if used else 0
+                else:
+                    if used:
+                        self.room.put(None)
+                        self.used_s += perf_counter() - start
+                    else:
+                        self.refused.append(found)
+                        self.left = 0
                 if not self.left:
                     self.woken.put(None)
 
