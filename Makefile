@@ -12,7 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 STEP := scripts/step
 # The bundles are built below, exactly once: an editable install needs neither Node nor an isolated build.
-PIP := env HATCH_JUPYTER_BUILDER_SKIP_NPM=1 python -m pip install --no-build-isolation
+# Bytecode is made when a module is first imported: making it for all of them takes longer than the rest.
+PIP := env HATCH_JUPYTER_BUILDER_SKIP_NPM=1 python -m pip install --no-build-isolation --no-compile
 # What the build writes last; the widget's bundle is there by then.
 BUNDLE := dlfb_lab/labextension/package.json
 LABEXTENSION := $(VENV)/share/jupyter/labextensions/dlfb-lab
