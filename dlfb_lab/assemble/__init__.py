@@ -22,7 +22,7 @@ from dlfb_lab.assemble.training import (
     wrapped,
 )
 from dlfb_lab.data.source import Array
-from dlfb_lab.engine import cache, loop, precision, sweeps
+from dlfb_lab.engine import cache, loop, planning, precision, sweeps
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import plan as plans
 from dlfb_lab.engine.clock import seconds
@@ -107,7 +107,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         },
         source=r.source,
     )
-    plan = experiments.plan(experiment)
+    plan = planning.plan(experiment)
     notices = list(prepared.notices(experiment, plan.target_shape))
     for text in (notice, precision.notice(r.precision) if r.precision is not None else ""):
         if text:

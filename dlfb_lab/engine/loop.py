@@ -50,7 +50,7 @@ def train(
 
     Args:
         experiment: what to do.
-        plan: how, from `experiments.plan`.
+        plan: how, from `planning.plan`.
         control: what is asked of the run from outside.
         trainer: runs the steps; made here when not given.
         run_id: how the run is called in its journal.
