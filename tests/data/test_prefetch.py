@@ -252,6 +252,7 @@ def test_only_the_items_of_an_iterator_that_computes_are_lent() -> None:
             gate.passed.release()
             assert batches.get(LONG_S) == number
         assert not batches.lendable, "it waits, and its thread with it"
+        gate.passed.release()
 
 
 def test_using_that_takes_long_is_left_to_the_reader() -> None:
@@ -281,6 +282,7 @@ def test_no_more_is_used_than_was_lent() -> None:
         gate.passed.release()
         assert batches.get(LONG_S) == 9, "what comes too late is not used"
         assert len(used) == 7
+        gate.passed.release(3)
 
 
 def test_what_cannot_be_used_in_the_thread_is_got() -> None:
