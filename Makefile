@@ -10,6 +10,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Where Python is told to keep no bytecode, each import of jax takes seconds, in hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
+# npm and pip wait for the network, and for different files: they do it at the same time.
+MAKEFLAGS += --jobs=2
+
 STEP := scripts/step
 # The bundles are built below, exactly once: an editable install needs neither Node nor an isolated build.
 # Bytecode is made when a module is first imported: making it for all of them takes longer than the rest.
@@ -89,8 +92,9 @@ $(BIN)/pip:
 
 # A new pip first: the one that Python 3.11 brings takes half as long again.
 # Each set of packages contains the one before it, so pip only adds what is missing.
-# JupyterLab's half must be there when pip copies it.
-$(VENV)/lab.stamp: pyproject.toml | $(BIN)/pip $(BUNDLE)
+# pip copies JupyterLab's half if it is there; labextension.stamp does so when it has been built.
+$(VENV)/lab.stamp: pyproject.toml | $(BIN)/pip node
+	@mkdir -p dlfb_lab/labextension
 	@$(STEP) 'build tools' $(PIP) --upgrade pip hatchling hatch-jupyter-builder editables
 	@$(STEP) 'Python packages' $(PIP) -e '.[lab]'
 	@touch $@
