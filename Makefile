@@ -54,13 +54,14 @@ lab: $(VENV)/labextension.stamp
 
 # Every check runs, whatever the ones before it said.
 check: setup
-	@failed=0; \
+	@$(STEP) 'npm run check' npm run check & \
+	failed=0; \
 	$(STEP) 'ruff check' ruff check . || failed=1; \
 	$(STEP) 'ruff format --check' ruff format --check . || failed=1; \
 	$(STEP) 'mypy' mypy || failed=1; \
 	$(STEP) 'lint-imports' lint-imports || failed=1; \
 	$(STEP) 'generated events.ts' python labextension/generate_events.py --check || failed=1; \
-	$(STEP) 'npm run check' npm run check || failed=1; \
+	wait $$! || failed=1; \
 	exit $$failed
 
 test: setup
@@ -99,7 +100,7 @@ $(VENV)/lab.stamp: pyproject.toml | $(BIN)/pip node
 	@$(STEP) 'Python packages' $(PIP) -e '.[lab]'
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml $(VENV)/lab.stamp
+$(VENV)/dev.stamp: pyproject.toml $(VENV)/lab.stamp | $(VENV)/labextension.stamp
 	@$(STEP) 'Python packages for development' $(PIP) -e '.[lab,dev]'
 	@touch $@
 
