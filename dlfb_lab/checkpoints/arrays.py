@@ -1,0 +1,165 @@
+"""The arrays of a checkpoint, written and read by Orbax."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlfb_lab.checkpoints import checksums
+from dlfb_lab.checkpoints.folder import ARRAYS, FOLDER, MANIFEST, Checkpoint, damage_in, folder_of, looked_at
+from dlfb_lab.checkpoints.manifest import Leaf, Manifest, dumped
+from dlfb_lab.errors import StoreError
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+def save(
+    run: Path,
+    step: int,
+    arrays: Arrays,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    place: Mapping[str, Any] | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+) -> Checkpoint:
+    """Saves a checkpoint; when this returns it is on the disk. One that is there already is left as it is.
+
+    Args:
+        run: the run's folder.
+        step: updates applied.
+        arrays: NumPy arrays by name, of any shape and any dtype that JAX knows.
+        metrics: the latest scores, by column of the history.
+        place: where training stands beside the arrays, as JSON values.
+        fingerprints: of model, data, optimizer and code.
+
+    Raises:
+        StoreError: it cannot be written. Nothing is left of it, and the checkpoints before it are as they were.
+    """
+    path = folder_of(run, step)
+    if path.exists() and (found := looked_at(path)) is not None:
+        return found
+    begun = run / FOLDER / f".step-{step}-{secrets.token_hex(4)}"
+    try:
+        begun.mkdir(parents=True)
+        _write_arrays(begun / ARRAYS, arrays)
+        names = [
+            (Path(folder) / name).relative_to(begun).as_posix()
+            for folder, _, files in os.walk(begun / ARRAYS)
+            for name in files
+        ]
+        manifest = Manifest(
+            step=step,
+            saved_at_s=time.time(),
+            metrics=dict(metrics or {}),
+            leaves={
+                name: Leaf(shape=array.shape, dtype=array.dtype.name, finite=_finite(array))
+                for name, array in arrays.items()
+            },
+            place=dict(place or {}),
+            fingerprints=dict(fingerprints or {}),
+            files=checksums.stored(begun, sorted(names), sync=True),
+        )
+        with open(begun / MANIFEST, "wb") as file:
+            file.write(dumped(manifest))
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folders(begun)
+        begun.rename(path)
+        _sync_folder(path.parent)
+    except Exception as error:
+        shutil.rmtree(begun, ignore_errors=True)
+        if path.exists() and (found := looked_at(path)) is not None:
+            return found  # another was quicker
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror else (str(error).splitlines() or [""])[0]
+        )
+        raise StoreError(f"The checkpoint of step {step:,} cannot be saved in {run} ({reason}).") from error
+    found = looked_at(path)
+    assert found is not None
+    return found
+
+
+def restore(checkpoint: Checkpoint) -> dict[str, np.ndarray[Any, Any]]:
+    """Returns a checkpoint's arrays by name, after comparing the checksums of all its files.
+
+    Raises:
+        StoreError: it is not whole, or damaged; the message says what is wrong.
+    """
+    checkpoint = looked_at(checkpoint.path) or checkpoint
+    manifest = checkpoint.manifest
+    if manifest is None or checkpoint.state not in ("complete", "not finite"):
+        raise StoreError(f"The checkpoint of step {checkpoint.step:,} is {checkpoint.state}: {checkpoint.why}")
+    if why := damage_in(checkpoint):
+        raise StoreError(f"The checkpoint of step {checkpoint.step:,} is damaged: {why}")
+    found = (
+        _read_arrays(checkpoint.path / ARRAYS) if any(_stored(leaf.shape) for leaf in manifest.leaves.values()) else {}
+    )
+    arrays = {}
+    for name, leaf in manifest.leaves.items():
+        array = found.get(name) if _stored(leaf.shape) else np.zeros(leaf.shape, _dtype(leaf.dtype))
+        if array is None or array.shape != leaf.shape or array.dtype.name != leaf.dtype:
+            raise StoreError(
+                f"The checkpoint of step {checkpoint.step:,} is damaged: {name} is not as its manifest says."
+            )
+        arrays[name] = array
+    return arrays
+
+
+def _write_arrays(path: Path, arrays: Arrays) -> None:
+    import orbax.checkpoint as ocp
+
+    # Orbax refuses arrays without elements; the manifest says all there is to know of them.
+    full = {name: np.asarray(array) for name, array in arrays.items() if _stored(array.shape)}
+    if full:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path.absolute(), full)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        found: dict[str, np.ndarray[Any, Any]] = checkpointer.restore(path.absolute())
+    return found
+
+
+def _stored(shape: tuple[int, ...]) -> bool:
+    return 0 not in shape
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    import ml_dtypes  # NumPy knows bfloat16 and its like by name once this is imported
+
+    assert ml_dtypes is not None
+    return np.dtype(name)
+
+
+def _finite(array: np.ndarray[Any, Any]) -> bool:
+    if array.dtype.kind in "biuSU":
+        return True
+    with contextlib.suppress(TypeError):
+        return bool(np.isfinite(array).all())
+    return True
+
+
+def _sync_folders(path: Path) -> None:
+    for folder, _, _ in os.walk(path):
+        _sync_folder(Path(folder))
+
+
+def _sync_folder(path: Path) -> None:
+    # Windows opens no folder; there the file system keeps the order by itself.
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
