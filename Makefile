@@ -10,9 +10,6 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Where Python is told to keep no bytecode, each import of jax takes seconds, in hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-# npm and pip wait for the network, and for different files: they do it at the same time.
-MAKEFLAGS += --jobs=2
-
 STEP := scripts/step
 # The bundles are built below, exactly once: an editable install needs neither Node nor an isolated build.
 # Bytecode is made when a module is first imported: making it for all of them takes longer than the rest.
@@ -25,7 +22,7 @@ BUNDLE_SOURCES := $(shell find labextension -not -name '*.py' -not -path '*__pyc
 	package.json $(wildcard tsconfig*.json)
 EXTRAS := $(VENV)/dev.stamp $(if $(GUESTS),$(VENV)/guests.stamp)
 
-.PHONY: help setup demo lab test check bench format clean node
+.PHONY: help setup installed demo lab test check bench format clean node
 
 help:
 	@echo 'make demo    install, run the quickstart notebook, say where the result is'
@@ -37,9 +34,16 @@ help:
 	@echo 'make bench   time training against other frameworks  [GUESTS=1]'
 	@echo 'make clean   remove everything that make made'
 
-setup: $(EXTRAS) $(VENV)/labextension.stamp
+# npm and pip both wait for the network: they do it at the same time, unless the user says how many jobs there are.
+AT_ONCE = $(MAKE) --silent --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,--jobs=2)
 
-demo: $(VENV)/labextension.stamp
+setup:
+	+@$(AT_ONCE) $(EXTRAS) $(VENV)/labextension.stamp
+
+installed:
+	+@$(AT_ONCE) $(VENV)/labextension.stamp
+
+demo: installed
 	@mkdir -p build
 	@cp examples/quickstart.ipynb build/quickstart.ipynb
 	@$(STEP) 'quickstart notebook' jupyter execute --inplace build/quickstart.ipynb
@@ -47,14 +51,15 @@ demo: $(VENV)/labextension.stamp
 	@echo 'The quickstart ran. Its notebook, with every output, is build/quickstart.ipynb.'
 	@echo 'To look at it and go on from there, type: make lab'
 
-lab: $(VENV)/labextension.stamp
+lab: installed
 	@mkdir -p build
 	@test -e build/quickstart.ipynb || cp examples/quickstart.ipynb build/quickstart.ipynb
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) build/quickstart.ipynb
 
 # Every check runs, whatever the ones before it said.
 check: setup
-	@$(STEP) 'npm run check' npm run check & \
+	@trap 'kill 0' INT; \
+	$(STEP) 'npm run check' npm run check & \
 	failed=0; \
 	$(STEP) 'ruff check' ruff check . || failed=1; \
 	$(STEP) 'ruff format --check' ruff format --check . || failed=1; \
@@ -93,7 +98,7 @@ $(BIN)/pip:
 
 # A new pip first: the one that Python 3.11 brings takes half as long again.
 # Each set of packages contains the one before it, so pip only adds what is missing.
-# pip copies JupyterLab's half if it is there; labextension.stamp does so when it has been built.
+# pip copies JupyterLab's half if it is there; it is built afterwards, and then copied by labextension.stamp.
 $(VENV)/lab.stamp: pyproject.toml | $(BIN)/pip node
 	@mkdir -p dlfb_lab/labextension
 	@$(STEP) 'build tools' $(PIP) --upgrade pip hatchling hatch-jupyter-builder editables
@@ -125,5 +130,6 @@ node_modules/.package-lock.json: package-lock.json | node
 	@$(STEP) 'npm packages' npm ci
 	@touch $@
 
-$(BUNDLE): $(BUNDLE_SOURCES) node_modules/.package-lock.json
+# Building empties what pip packs, so it waits for pip.
+$(BUNDLE): $(BUNDLE_SOURCES) node_modules/.package-lock.json | $(VENV)/lab.stamp
 	@$(STEP) 'widget and JupyterLab extension' npm run build
