@@ -16,6 +16,21 @@ from dlfb_lab.engine.step import random_order
 from dlfb_lab.models.model import PyTree
 
 
+class Place(NamedTuple):
+    """A place in the data.
+
+    Attributes:
+        epoch: epochs completed.
+        batch: batches of this epoch already used.
+    """
+
+    epoch: int
+    batch: int
+
+
+START = Place(0, 0)
+
+
 class TrainingData(Protocol):
     """What is learned from, as the engine takes it."""
 
@@ -29,7 +44,9 @@ class TrainingData(Protocol):
     def batches(self, batch: int) -> int | None:
         """Returns how many batches an epoch has; None where that is not known."""
 
-    def feed(self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool) -> Feed:
+    def feed(
+        self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool, start: Place = START
+    ) -> Feed:
         """Returns the batches of a run, on the host.
 
         Args:
@@ -38,6 +55,7 @@ class TrainingData(Protocol):
             seed: of the run, for sources that draw for themselves.
             epochs: passes over the data; None for as many as are asked for.
             fill: whether an epoch's last batch is filled up with rows that do not count.
+            start: from where on.
         """
 
 
@@ -98,26 +116,30 @@ class Rows:
         """See `TrainingData`."""
         return 1 if self.count is None else -(-self.count // batch)
 
-    def feed(self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool) -> Feed:
+    def feed(
+        self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool, start: Place = START
+    ) -> Feed:
         """See `TrainingData`: the order of the rows is that of the programs on the device."""
         order_of = jax.jit(lambda epoch: random_order(jax.random.fold_in(order_key, epoch), len(self)))
-        for epoch in _counted(epochs):
+        for epoch in _counted(epochs, start.epoch):
+            skipped = start.batch if epoch == start.epoch else 0
             if self.count is None or batch >= self.count:
-                yield Batch(self.tree, None, True, len(self))
+                if not skipped:
+                    yield Batch(self.tree, None, True, len(self))
                 yield EpochEnd(1)
                 continue
             order = np.asarray(order_of(epoch))
-            starts = range(0, self.count, batch)
-            for start in starts:
-                chosen = order[start : start + batch]
+            firsts = range(0, self.count, batch)
+            for first in firsts[skipped:]:
+                chosen = order[first : first + batch]
                 real = len(chosen)
                 counts = None
                 if fill:
                     chosen = np.resize(np.concatenate([chosen, order]), batch) if real < batch else chosen
                     counts = np.arange(batch) < real
                 tree = jax.tree.map(lambda a, chosen=chosen: a[chosen], self.tree)
-                yield Batch(tree, counts, start == 0, real)
-            yield EpochEnd(len(starts))
+                yield Batch(tree, counts, first == 0, real)
+            yield EpochEnd(len(firsts))
 
 
 @dataclass(frozen=True)
@@ -165,19 +187,22 @@ class Streamed:
         """See `TrainingData`."""
         return self.stream.batches
 
-    def feed(self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool) -> Feed:
-        """See `TrainingData`."""
-        for epoch in _counted(1 if self.stream.once else epochs):
+    def feed(
+        self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool, start: Place = START
+    ) -> Feed:
+        """See `TrainingData`; the batches before the start are read again, since nothing else leads there."""
+        for epoch in _counted(1 if self.stream.once else epochs, start.epoch):
+            skipped = start.batch if epoch == start.epoch else 0
             count = 0
             for item in self.stream.epoch(epoch, seed):
-                tree = self.convert(item)
-                yield Batch(tree, None, count == 0, _rows(tree))
+                if count >= skipped:
+                    tree = self.convert(item)
+                    yield Batch(tree, None, count == 0, _rows(tree))
                 count += 1
             yield EpochEnd(count)
 
 
-def _counted(epochs: int | None) -> Iterator[int]:
-    epoch = 0
+def _counted(epochs: int | None, epoch: int) -> Iterator[int]:
     while epochs is None or epoch < epochs:
         yield epoch
         epoch += 1

@@ -15,6 +15,7 @@ from dlfb_lab.engine.evaluation import Abandoned, Scorer, always, baseline_event
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Batch, EpochEnd, Part, Rows
 from dlfb_lab.engine.losses import Loss, predictions_look_squashed, refuse_squashed
+from dlfb_lab.engine.snapshot import Snapshot
 from dlfb_lab.engine.streamed import AHEAD, LATE_S, MOST_STEPS
 from dlfb_lab.engine.trainer import Scores, Trained, check_names
 from dlfb_lab.errors import DlfbLabError
@@ -45,7 +46,10 @@ class GuestTrainer:
         if experiment.task is not None and plan.loss is not None:
             self._scorer = _GuestScorer(experiment, plan, self.guest)
 
-    def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
+    def snapshot(self) -> None:
+        """See `Trainer`."""
+
+    def prepare(self, goes_on: Callable[[], bool], snapshot: Snapshot | None = None) -> Iterator[Event]:
         """See `Trainer`."""
         e = self.experiment
         if self._scorer is not None:

@@ -24,9 +24,10 @@ from dlfb_lab.engine.learner import LEARNERS
 from dlfb_lab.engine.memory import MemoryWatch
 from dlfb_lab.engine.monitor import Monitor
 from dlfb_lab.engine.resident import ResidentTrainer
+from dlfb_lab.engine.snapshot import Checkpointer, Never, Snapshot
 from dlfb_lab.engine.streamed import StreamedTrainer
 from dlfb_lab.engine.trainer import Trained, Trainer
-from dlfb_lab.errors import DataError, DlfbLabError, one_line
+from dlfb_lab.errors import DataError, one_line
 from dlfb_lab.events import Evaluation, Event, FloatBlock, Losses, Notice, RateTest, RunStarted, Status
 
 PATIENCE_S = 0.2
@@ -44,7 +45,13 @@ def make_trainer(experiment: Experiment, plan: Plan) -> Trainer:
 
 
 def train(
-    experiment: Experiment, plan: Plan, control: Control, trainer: Trainer | None = None, run_id: str = ""
+    experiment: Experiment,
+    plan: Plan,
+    control: Control,
+    trainer: Trainer | None = None,
+    run_id: str = "",
+    checkpointer: Checkpointer | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Generator[Event, None, Trained]:
     """Trains, and yields what happens.
 
@@ -54,6 +61,8 @@ def train(
         control: what is asked of the run from outside.
         trainer: runs the steps; made here when not given.
         run_id: how the run is called in its journal.
+        checkpointer: keeps snapshots of the run; None for none.
+        snapshot: where training goes on from; None for its start. What follows is what would have followed then.
 
     Returns:
         The trained state, as the generator's value.
@@ -61,14 +70,16 @@ def train(
     Raises:
         ModelError: the model's outputs have passed an activation that the loss applies itself.
         DataError: a stream of batches ended, failed, or brought too many shapes.
+        StoreError: the snapshot is of another model or optimizer.
     """
     without_jit = jax.disable_jit() if experiments.debugging(experiment) else nullcontext()
     with without_jit:
-        training = _Training(experiment, plan, control, trainer or make_trainer(experiment, plan))
+        trainer = trainer or make_trainer(experiment, plan)
+        training = _Training(experiment, plan, control, trainer, checkpointer or Never())
         try:
             yield training.started(run_id)
             yield Status(step=0, state="compiling")
-            yield from training.prepare()
+            yield from training.prepare(snapshot)
             yield Status(step=0, state="running")
             reason = yield from training.run()
             yield from training.restore_best()
@@ -89,14 +100,18 @@ def train(
 
 
 class _Training:
-    def __init__(self, experiment: Experiment, plan: Plan, control: Control, trainer: Trainer) -> None:
+    def __init__(
+        self, experiment: Experiment, plan: Plan, control: Control, trainer: Trainer, checkpointer: Checkpointer
+    ) -> None:
         self.experiment, self.plan, self.control, self.trainer = experiment, plan, control, trainer
+        self.checkpointer = checkpointer
         self.clock = Clock(experiment.timebox_s)
         self.monitor = Monitor(plan, experiment.early_stop)
         self.step = self.epochs = 0
         self.diverged = False
         self.failure: str | None = None
-        self.evaluated_at = -1
+        self.evaluated_at = self.saved_at = -1
+        self.metrics: dict[str, float] = {}
         self.last_evaluation_s = self.last_dispatch_s = 0.0
         self.restored = False
         self.state_step: int | None = None
@@ -128,13 +143,33 @@ class _Training:
             members=[member.name for member in e.members],
         )
 
-    def prepare(self) -> Iterator[Event]:
+    def prepare(self, snapshot: Snapshot | None) -> Iterator[Event]:
         """Says what should be known, initialises, and compiles every program the plan needs."""
         for level, text in self.experiment.notices:
             yield Notice(step=0, level=level, text=text)
         if jax.default_backend() == "cpu":
             keep_freed_memory()
-        yield from self.trainer.prepare(self._goes_on)
+        yield from self.trainer.prepare(self._goes_on, snapshot)
+        if snapshot is not None:
+            place = snapshot.place
+            self.step = self.saved_at = int(place["step"])
+            self.epochs, self.evaluated_at = int(place["epochs"]), int(place["evaluated_at"])
+            self.diverged, self.metrics = bool(place["diverged"]), dict(snapshot.metrics)
+            self.monitor.resume(place["monitor"])
+
+    def _save(self) -> Iterator[Event]:
+        self.saved_at = self.step
+        found = self.trainer.snapshot()
+        if found is not None:
+            place = {
+                **found.place,
+                "step": self.step,
+                "epochs": self.epochs,
+                "evaluated_at": self.evaluated_at,
+                "diverged": self.diverged,
+                "monitor": self.monitor.place(),
+            }
+            yield from self.checkpointer.save(Snapshot(found.arrays, place, self.metrics))
 
     def _goes_on(self) -> bool:
         self.control.look()
@@ -146,7 +181,7 @@ class _Training:
     def run(self) -> Generator[Event, None, str]:
         """Trains to the end of the budget, or until told to stop; returns the reason."""
         control = self.control
-        if self.experiment.find_rate and self._goes_on():
+        if self.experiment.find_rate and self.step == 0 and self._goes_on():
             yield from self._find_rate()
         pace = Pace(1 if experiments.debugging(self.experiment) else None)
         reporter, memory = Reporter(self.clock), MemoryWatch(self.clock)
@@ -155,7 +190,8 @@ class _Training:
             control.look()
             reason = self._reason_to_end()
             evaluate = self._evaluation_due(reason)
-            interrupted = evaluate or reason is not None or control.paused
+            save = self._save_due(reason)
+            interrupted = evaluate or save or reason is not None or control.paused
             begun = None
             if pending and (interrupted or reporter.due()):
                 if not interrupted:
@@ -168,9 +204,12 @@ class _Training:
                 yield from self._evaluation()
                 yield from self.trainer.news(self.step)
                 reason = self._reason_to_end()
+            if begun is None and (save or self._save_due(reason)):
+                yield from self._save()
             if reason is not None:
                 return reason
-            if control.paused:
+            # Steps that have begun are counted first, whatever was asked while losses were told.
+            if control.paused and begun is None:
                 yield Status(step=self.step, state="paused")
                 control.wait_while_paused()
                 if control.stop_reason is None:
@@ -179,7 +218,7 @@ class _Training:
             count, start = begun or (self._next_count(pace), perf_counter())
             try:
                 values = self.trainer.run(count, self._undisturbed)
-            except DlfbLabError as error:
+            except Exception as error:
                 if pending:
                     yield from self._report(pending)
                 if not isinstance(error, DataError) or self.step == 0:
@@ -254,13 +293,16 @@ class _Training:
             return False
         return self.control.stop_reason is None or self.last_evaluation_s < PATIENCE_S
 
+    def _save_due(self, reason: str | None) -> bool:
+        return self.step != self.saved_at and self.checkpointer.due(self.step, reason is not None)
+
     def _next_count(self, pace: Pace) -> int:
         trainer = self.trainer
         return min(max(pace.count, trainer.least), trainer.most(self.step), self._steps_until_next_stop())
 
     def _steps_until_next_stop(self) -> int:
         plan, step = self.plan, self.step
-        until = plan.steps_total - step if plan.steps_total else sys.maxsize
+        until = min(plan.steps_total - step if plan.steps_total else sys.maxsize, self.checkpointer.steps_until(step))
         return min(until, plan.eval_steps - step % plan.eval_steps) if plan.eval_steps else until
 
     def _report(self, pending: list[tuple[np.ndarray, float]]) -> Iterator[Event]:
@@ -320,6 +362,7 @@ class _Training:
             duration_s=self.last_evaluation_s,
             members=scores.members,
         )
+        self.metrics = {f"valid/{name}": value for name, value in scores.metrics.items()}
         better = self.monitor.look(self.step, scores)
         if e.early_stop is not None and better.any():
             self.trainer.keep(better if scores.members else None)

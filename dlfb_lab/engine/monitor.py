@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from dlfb_lab.data.source import Array
 from dlfb_lab.engine.experiment import EarlyStop, Plan
 from dlfb_lab.engine.trainer import Scores
 from dlfb_lab.errors import OptionError, nearest
+
+_VALUES = "best", "last"
 
 
 class Monitor:
@@ -54,6 +57,18 @@ class Monitor:
         self._waited = 0 if better.any() else self._waited + 1
         self.over = self._stop is not None and self._waited >= self._stop.patience
         return np.asarray(better)
+
+    def place(self) -> dict[str, Any]:
+        """Returns where it stands, as JSON values; None for a value that is not finite."""
+        values = {name: [float(v) if math.isfinite(v) else None for v in getattr(self, name)] for name in _VALUES}
+        return {**values, "best_step": self.best_step.tolist(), "waited": self._waited, "over": self.over}
+
+    def resume(self, place: dict[str, Any]) -> None:
+        """Stands where another stood when it said so."""
+        for name in _VALUES:
+            setattr(self, name, np.array([math.nan if v is None else v for v in place[name]], np.float64))
+        self.best_step = np.array(place["best_step"], np.int64)
+        self._waited, self.over = int(place["waited"]), bool(place["over"])
 
     @property
     def reason(self) -> str:

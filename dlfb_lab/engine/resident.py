@@ -26,7 +26,8 @@ from dlfb_lab.engine.memory import check_room
 from dlfb_lab.engine.placing import Placing
 from dlfb_lab.engine.plan import Fusing, StepTime, Verdict
 from dlfb_lab.engine.programs import Compiled, Lowered, compilation, compiled
-from dlfb_lab.engine.step import Batching
+from dlfb_lab.engine.snapshot import Snapshot, arrays_of, into
+from dlfb_lab.engine.step import Batching, Carry
 from dlfb_lab.engine.trainer import Scores, Trained
 from dlfb_lab.events import Event, PlanChosen
 from dlfb_lab.models.model import PyTree
@@ -63,7 +64,7 @@ class ResidentTrainer:
         self._times = StepTime()
         self._step = 0
 
-    def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
+    def prepare(self, goes_on: Callable[[], bool], snapshot: Snapshot | None = None) -> Iterator[Event]:
         """See `Trainer`."""
         e, p, learner = self.experiment, self.plan, self.learner
         batch = e.batch_size if self.rows.count is not None else 1
@@ -100,7 +101,32 @@ class ResidentTrainer:
             self._draw, took = compiled(program, self._rest[1].order, np.int32(0))
             yield from compilation(program.name, took, f"first run with {count:,} rows")
             self._draw_order(0)
+        if snapshot is not None:
+            self._resume(snapshot, placing)
         yield from self._compile(batch)
+
+    def snapshot(self) -> Snapshot:
+        """See `Trainer`."""
+        arrays = arrays_of(self._without_order(self._carry), "now") | arrays_of(self._rest[2], "hyper")
+        if self._best is not None:
+            arrays |= arrays_of(self._without_order(self._best), "best")
+        return Snapshot(arrays, {"step": self._step})
+
+    def _resume(self, snapshot: Snapshot, placing: Placing) -> None:
+        arrays, before = snapshot.arrays, self._without_order(self._carry)
+        self._step = int(snapshot.place["step"])
+        if "best/step" in arrays:
+            self._best = placing.everywhere(into(before, arrays, "best"))
+        carry = placing.everywhere(into(before, arrays, "now"))
+        self._carry = carry if self._batching.draws else carry._replace(order=self._carry.order)
+        data, keys, hyper = self._rest
+        self._rest = data, keys, placing.everywhere(into(hyper, arrays, "hyper"))
+        if not self._batching.draws:
+            self._draw_order(self._step // self.plan.steps_per_epoch)
+
+    def _without_order(self, carry: Carry) -> Carry:
+        """Returns a carry without what is drawn again when it is needed."""
+        return carry if self._batching.draws else carry._replace(order=carry.order[..., :0])
 
     def _draw_order(self, epoch: int) -> None:
         self._carry = self._carry._replace(order=self._draw(self._rest[1].order, np.int32(epoch)))
@@ -174,7 +200,10 @@ class ResidentTrainer:
     def ahead(self, count: int) -> None:
         """See `Trainer`."""
         if self._verdict is not None and not self._verdict.asks and not experiments.debugging(self.experiment):
-            self._begun = self._begin(count)
+            try:
+                self._begun = self._begin(count)
+            except Exception as error:
+                self._begun = partial(_raised, error)
 
     def run(self, count: int, goes_on: Callable[[], bool]) -> Array:
         """See `Trainer`."""
@@ -256,17 +285,22 @@ class ResidentTrainer:
 
         def run_fused(count: int) -> tuple[Any, float]:
             with Asker() as asker:
-                arguments = _copied(before), *self._rest, *self._counted(count, asker)
+                arguments = jax.block_until_ready(_copied(before)), *self._rest, *self._counted(count, asker)
                 if self._asks:
                     return plans.timed(lambda: asker.wait(fused, arguments, goes_on)[:2])
                 return plans.timed(lambda: fused(*arguments))
 
-        def run_single(count: int) -> Any:
-            assert self._single is not None
-            carry = _copied(before)
-            for _ in range(count):
-                carry, _ = self._single(carry, *self._rest)
-            return carry
+        def run_single(count: int) -> float:
+            single, carry = self._single, jax.block_until_ready(_copied(before))
+            assert single is not None
+
+            def steps() -> Any:
+                nonlocal carry
+                for _ in range(count):
+                    carry, _ = single(carry, *self._rest)
+                return carry
+
+            return plans.timed(steps)[1]
 
         run_fused(1)
         _, probe_s = run_fused(1)
@@ -289,7 +323,7 @@ class ResidentTrainer:
                     if not goes_on():
                         return values
                     fused_s = min(fused_s, run_fused(first)[1] / first)
-                    single_s = min(single_s, plans.timed(lambda: run_single(first))[1] / first)
+                    single_s = min(single_s, run_single(first) / first)
             verdict = plans.compare(ours, theirs, single_s, fused_s)
         if verdict.fused:
             self._fused = fused
@@ -349,7 +383,7 @@ class ResidentTrainer:
 
     def close(self) -> None:
         """See `Trainer`."""
-        self._data = self._best = self._fusing = None
+        self._data = self._best = self._fusing = self._begun = None
         self._rest = (None, None, None)
         self.learner.release()
 
@@ -364,6 +398,10 @@ def kept_of(before: Any, now: Any, members: Array | None) -> Any:
         return jnp.where(members.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
     return copy._replace(state=jax.tree.map(chosen, before.state, copy.state))
+
+
+def _raised(error: Exception) -> Array:
+    raise error
 
 
 def _copied(tree: PyTree) -> PyTree:

@@ -15,12 +15,13 @@ from dlfb_lab.data.prefetch import Late, Prefetch
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.experiment import Experiment, Plan
-from dlfb_lab.engine.feed import Batch, EpochEnd, Rows
+from dlfb_lab.engine.feed import START, Batch, EpochEnd, Place, Rows
 from dlfb_lab.engine.learner import Learner, keys_of
 from dlfb_lab.engine.memory import check_room
 from dlfb_lab.engine.placing import Placing
 from dlfb_lab.engine.programs import Compiled, compilation, compiled
 from dlfb_lab.engine.resident import kept_of
+from dlfb_lab.engine.snapshot import Snapshot, arrays_of, into
 from dlfb_lab.engine.step import names_of, streamed_program
 from dlfb_lab.engine.trainer import Scores, Trained, check_names
 from dlfb_lab.errors import DataError, DlfbLabError
@@ -57,13 +58,13 @@ class StreamedTrainer:
         self._news: list[Event] = []
         self._best: Any = None
         self._programs: dict[Hashable, Compiled] = {}
-        self._step = 0
+        self._step, self._place = 0, START
         self._batches: Prefetch | None = None
         self._failure: DlfbLabError | None = None
         self._placing = Placing(experiment.devices)
         self._traces = learner.traces and not experiments.debugging(experiment)
 
-    def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
+    def prepare(self, goes_on: Callable[[], bool], snapshot: Snapshot | None = None) -> Iterator[Event]:
         """See `Trainer`."""
         e, learner = self.experiment, self.learner
         sample = e.train.sample(e.batch_size)
@@ -81,8 +82,24 @@ class StreamedTrainer:
             text = "The members learn from the same batches in the same order, since rows are read as they are needed."
             yield Notice(step=0, level="info", text=text)
         order_key = experiments.order_key(e.members[0].seed if e.members else e.seed)
-        feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, self.plan.mask_padding)
+        if snapshot is not None:
+            self._resume(snapshot)
+        feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, self.plan.mask_padding, self._place)
         self._batches = Prefetch(feed, self._on_device, AHEAD)
+
+    def snapshot(self) -> Snapshot:
+        """See `Trainer`."""
+        arrays = arrays_of(self._carry, "now")
+        if self._best is not None:
+            arrays |= arrays_of(self._best, "best")
+        return Snapshot(arrays, {"step": self._step, "epoch": self._place.epoch, "batch": self._place.batch})
+
+    def _resume(self, snapshot: Snapshot) -> None:
+        arrays, place, before = snapshot.arrays, snapshot.place, self._carry
+        self._step, self._place = int(place["step"]), Place(int(place["epoch"]), int(place["batch"]))
+        if any(name.startswith("best/") for name in arrays):
+            self._best = self._placing.everywhere(into(before, arrays, "best"))
+        self._carry = self._placing.everywhere(into(before, arrays, "now"))
 
     def _reason(self) -> str:
         train = self.experiment.train
@@ -122,6 +139,7 @@ class StreamedTrainer:
                 if isinstance(item, EpochEnd):
                     self._check_epoch(item)
                     self.epoch_over = True
+                    self._place = Place(self._place.epoch + 1, 0)
                     break
                 values.append(self._one(item, self._program(item)))
             except Late:
@@ -159,6 +177,7 @@ class StreamedTrainer:
         state, value = run(*arguments)
         self._carry = State(state)
         self._step += 1
+        self._place = Place(self._place.epoch, self._place.batch + 1)
         return value
 
     def _arguments(self, batch: Batch) -> tuple[Any, ...]:

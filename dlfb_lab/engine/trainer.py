@@ -10,6 +10,7 @@ import numpy as np
 
 from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.engine.feed import Part, Rows
+from dlfb_lab.engine.snapshot import Snapshot
 from dlfb_lab.errors import ModelError
 from dlfb_lab.events import Event
 from dlfb_lab.models.model import PyTree
@@ -87,8 +88,19 @@ class Trainer(Protocol):
     epoch_over: bool
     exhausted: bool
 
-    def prepare(self, goes_on: Callable[[], bool]) -> Iterator[Event]:
-        """Initialises, and compiles what is needed; between programs it asks whether to go on."""
+    def prepare(self, goes_on: Callable[[], bool], snapshot: Snapshot | None = None) -> Iterator[Event]:
+        """Initialises, and compiles what is needed.
+
+        Args:
+            goes_on: asked between programs.
+            snapshot: where training is to go on from; None for its start.
+
+        Raises:
+            StoreError: the snapshot is of another model or optimizer.
+        """
+
+    def snapshot(self) -> Snapshot | None:
+        """Returns where training stands between two dispatches; None where that cannot be had as arrays."""
 
     def most(self, step: int) -> int:
         """Returns the most steps that one dispatch may take from here."""

@@ -601,3 +601,45 @@ def test_what_is_begun_while_losses_are_told_is_trained_once(
     assert begun
     np.testing.assert_array_equal(often[0], rarely[0])
     jax.tree.map(np.testing.assert_array_equal, often[1], rarely[1])
+
+
+@pytest.mark.parametrize("plan", ["step", "fused"])
+def test_a_pause_while_losses_are_told_comes_after_what_has_begun(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock.Pace, "LARGEST_GROWTH", 1)
+    monkeypatch.setattr(clock.Reporter, "due", lambda reporter: True)
+    session, events = start(Noisy(), (X, Y), epochs=50, batch_size=8, plan=plan)
+    told = []
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            trained = end.value
+            break
+        told.append(event)
+        if isinstance(event, Losses) and event.step >= 3:
+            session.control.pause()
+        if isinstance(event, Status) and event.state == "paused":
+            session.control.stop()
+    assert "paused" in [event.state for event in told if isinstance(event, Status)]
+    assert trained.step == len(losses(told)) < 50
+    _, undisturbed = train(Noisy(), (X, Y), steps=trained.step, batch_size=8, plan=plan)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, undisturbed.params)
+
+
+def test_losses_are_told_before_a_launch_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock.Pace, "LARGEST_GROWTH", 1)
+    monkeypatch.setattr(clock.Reporter, "due", lambda reporter: True)
+    begin = resident.ResidentTrainer._begin
+
+    def fails(trainer: resident.ResidentTrainer, count: int, *more: Any) -> Any:
+        if trainer._step == 7:
+            raise RuntimeError("out of memory")
+        return begin(trainer, count, *more)
+
+    monkeypatch.setattr(resident.ResidentTrainer, "_begin", fails)
+    _, events = start(Linear(), (X, Y), epochs=50, batch_size=8, plan="fused")
+    told: list[Event] = []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        for event in events:
+            told.append(event)
+    assert len(losses(told)) == 7
