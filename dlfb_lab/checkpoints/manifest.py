@@ -86,7 +86,7 @@ def dumped(manifest: Manifest) -> bytes:
     values["metrics"] = {name: _number(value) for name, value in manifest.metrics.items()}
     text = json.dumps(values, allow_nan=False, sort_keys=True, separators=(",", ":"))
     whole = {"version": VERSION, "xxh3": xxhash.xxh3_64_hexdigest(text.encode()), "manifest": json.loads(text)}
-    return json.dumps(whole, indent=1).encode() + b"\n"
+    return _text(whole)
 
 
 def parsed(text: bytes) -> Manifest:
@@ -104,9 +104,13 @@ def parsed(text: bytes) -> Manifest:
                 f"The checkpoint's manifest is of version {version}; this dlfb_lab reads up to {VERSION}. "
                 "Update dlfb-lab to read it."
             )
+        if type(version) is not int or version < 1:
+            raise ValueError(f"there is no version {version!r}")
         same = json.dumps(values, allow_nan=False, sort_keys=True, separators=(",", ":")).encode()
         if whole["xxh3"] != xxhash.xxh3_64_hexdigest(same):
             raise ValueError("its checksum differs")
+        if _text(whole) != text:
+            raise ValueError("it is written in another way")
         for name in values["files"]:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
@@ -129,6 +133,10 @@ def parsed(text: bytes) -> Manifest:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"no manifest: {error}") from error
+
+
+def _text(whole: dict[str, Any]) -> bytes:
+    return json.dumps(whole, indent=1).encode() + b"\n"
 
 
 def _number(value: float) -> float | str:
