@@ -1,4 +1,4 @@
-"""Reading ahead: a thread pulls batches and converts them while the device works."""
+"""Reading ahead: a thread pulls batches while the device works."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import perf_counter, thread_time
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from dlfb_lab.data.reader import Reader
 from dlfb_lab.errors import DataError, DlfbLabError, one_line
 
-GOODBYE_S = 0.1
+GOODBYE_S = 0.03
 """How long `close` waits for the thread, which cannot be hurried where the user's code holds it."""
 
 COMPUTES = 0.5
@@ -22,6 +24,10 @@ COMPUTES = 0.5
 
 SMALL = 0.2
 """Using an item in the thread pays where it takes less than this share of the time that getting it takes."""
+
+GATHER_S = 0.06
+"""Items that come within this time are used together in the thread: beginning to compute on a device costs more than
+going on with it."""
 
 LOOKED_AT = 16
 """Items, before anything is said of the iterator; what was before them counts half."""
@@ -34,25 +40,33 @@ class Late(Exception):
 class Prefetch:
     """Iterates over what an iterator yields, converted, a few items ahead.
 
-    The iterator is read in one daemon thread alone, and is closed there. An error of its own, or of `convert`, is
-    raised in place of the item that failed: one of this package as it is, any other as the cause of a `DataError`.
+    The iterator is read in one daemon thread alone, and is closed there. Items are converted in the thread while others
+    wait for the reader, and by the reader where it would otherwise wait: so a slow iterator is not held up. An error of
+    its own, or of `convert`, is raised in place of the item that failed: one of this package as it is, any other as the
+    cause of a `DataError`.
     """
 
-    def __init__(self, iterator: Iterator[Any], convert: Callable[[Any], Any], depth: int = 2) -> None:
+    def __init__(
+        self,
+        iterator: Iterator[Any],
+        convert: Callable[[Any], Any],
+        depth: int = 2,
+        reader: Reader | None = None,
+    ) -> None:
         """Starts reading.
 
         Args:
             iterator: what to read.
-            convert: what to make of each item, in the thread.
-            depth: converted items that may wait, the one in work among them.
+            convert: what to make of each item; called in both threads.
+            depth: items that may wait, the one in work among them.
+            reader: in whose thread to read; None for one of its own.
         """
-        self._line = _Line(depth)
-        thread = threading.Thread(target=_read, args=(iterator, convert, self._line), name="dlfb-prefetch", daemon=True)
+        self._line = _Line(depth, convert)
+        thread = (reader or Reader()).last(partial(_read, iterator, self._line))
         self._end = weakref.finalize(self, _end, self._line, thread)
         # Of what is to be done at exit, the last registered comes first: before JAX takes its devices down.
         self._end.atexit = False
         atexit.register(self._end)
-        thread.start()
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -75,11 +89,17 @@ class Prefetch:
             found = line.refused.pop() if line.refused else line.items.get(timeout=timeout_s)
         except Empty:
             raise Late from None
-        if not isinstance(found, _End):
-            line.room.put(None)
-            return found.item
+        error: BaseException | None
+        if isinstance(found, _End):
+            error = found.error
+        else:
+            with line.lock:
+                line.used()
+            try:
+                return line.converted(found)
+            except BaseException as caught:
+                error = caught
         self.close()
-        error = found.error
         if error is None:
             raise StopIteration
         if isinstance(error, DlfbLabError) or not isinstance(error, Exception):
@@ -93,10 +113,10 @@ class Prefetch:
         Two threads that compute take the interpreter's lock from one another; one that does both has no such trouble.
         """
         line = self._line
-        return line.lendable and not line.over.is_set()
+        return line.lendable and not line.ended and not line.over.is_set()
 
     def lend(self, use: Callable[[Any], bool], count: int, timeout_s: float) -> None:
-        """Has up to `count` of the next items used in the thread, as they come.
+        """Has up to `count` of the next items used in the thread: one after another those that come in `GATHER_S`.
 
         Args:
             use: called with each item in turn, in the thread; false where `get` has to return the item instead, before
@@ -108,10 +128,10 @@ class Prefetch:
             BaseException: what `use` raised.
         """
         line = self._line
-        if line.refused:
-            return
         with line.lock:
-            line.use, line.left = use, count
+            if line.refused or line.ended:
+                return
+            line.use, line.left, line.until = use, count, perf_counter() + GATHER_S
         if not line.items.empty():
             line.room.put(_SERVE)
         try:
@@ -139,6 +159,7 @@ class Prefetch:
 
 class _Item(NamedTuple):
     item: Any
+    converted: bool
 
 
 class _End(NamedTuple):
@@ -158,16 +179,21 @@ class _Line:
     Its queues have no lock that one thread could hold while it waits for its turn on a busy processor.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, convert: Callable[[Any], Any]) -> None:
+        self.convert = convert
         self.items: SimpleQueue[_Item | _End] = SimpleQueue()
         self.room: SimpleQueue[_Serve | None] = SimpleQueue()
         self.over = threading.Event()
         for _ in range(depth):
             self.room.put(None)
         self.lock = threading.Lock()
-        """Held while an item is used in the thread, and to begin and end lending."""
+        """Held while items are used in the thread, and to begin and end lending."""
         self.use: Callable[[Any], bool] | None = None
         self.left = 0
+        self.until = 0.0
+        self.ended = False
+        self.more = 0
+        """Items that may be in the line beyond its depth, gathered to be used together."""
         self.failed: BaseException | None = None
         self.refused: list[_Item | _End] = []
         self.woken: SimpleQueue[None] = SimpleQueue()
@@ -188,33 +214,50 @@ class _Line:
         self.took_s += took_s
         self.computed_s += computed_s
 
-    def serve(self) -> None:
-        """Uses the items there are, in the thread, where they are lent."""
+    def converted(self, found: _Item) -> Any:
+        return found.item if found.converted else self.convert(found.item)
+
+    def used(self) -> None:
+        """Makes room for another item, in place of one that was used."""
+        if self.more:
+            self.more -= 1
+        else:
+            self.room.put(None)
+
+    def serve(self, ended: bool = False) -> None:
+        """Uses the items there are, in the thread, where they are lent and no other is expected in time."""
         with self.lock:
-            while self.left:
-                try:
+            self.ended = ended
+            if not self.left:
+                return
+            expected = perf_counter() + self.took_s / max(self.seen, 1)
+            if not ended and expected < self.until and self.items.qsize() < self.left:
+                self.more += 1
+                self.room.put(None)
+                return
+            start = perf_counter()
+            try:
+                while self.left and not self.items.empty():
+                    self.left -= 1
                     found = self.items.get_nowait()
-                except Empty:
-                    return
-                self.left -= 1
-                start = perf_counter()
-                try:
-                    used = isinstance(found, _Item) and self.use is not None and self.use(found.item)
-                except BaseException as error:
-                    self.failed, self.left = error, 0
-                    self.room.put(None)
-                else:
-                    if used:
-                        self.room.put(None)
-                        self.used_s += perf_counter() - start
-                    else:
+                    if isinstance(found, _Item):
+                        try:
+                            found = _Item(self.converted(found), True)
+                        except BaseException as error:
+                            found = _End(error)
+                    if isinstance(found, _End) or self.use is None or not self.use(found.item):
                         self.refused.append(found)
-                        self.left = 0
-                if not self.left:
-                    self.woken.put(None)
+                        break
+                    self.used()
+            except BaseException as error:
+                self.failed = error
+                self.used()
+            self.used_s += perf_counter() - start
+            self.left = 0
+            self.woken.put(None)
 
 
-def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -> None:
+def _read(iterator: Iterator[Any], line: _Line) -> None:
     error: BaseException | None = None
     try:
         while True:
@@ -230,12 +273,14 @@ def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -
                 item = next(iterator)
             except StopIteration:
                 break
-            item = convert(item)
             if line.over.is_set():
                 break
             line.look(perf_counter() - start, thread_time() - began)
-            line.items.put(_Item(item))
-            del item
+            found = _Item(item, False)
+            if not line.left and not line.items.empty():
+                found = _Item(line.convert(item), True)
+            line.items.put(found)
+            del item, found
             line.serve()
     except BaseException as caught:
         error = caught
@@ -246,8 +291,7 @@ def _read(iterator: Iterator[Any], convert: Callable[[Any], Any], line: _Line) -
         except BaseException as caught:
             error = error or caught
     line.items.put(_End(error))
-    line.serve()
-    line.seen = 0
+    line.serve(ended=True)
 
 
 def _end(line: _Line, thread: threading.Thread) -> None:

@@ -14,6 +14,7 @@ import psutil
 from dlfb_lab.data.batch import described, inputs_of, on_host, pair, rows_of, stacked
 from dlfb_lab.data.host import Array
 from dlfb_lab.data.items import Kind, tell
+from dlfb_lab.data.reader import Reader
 from dlfb_lab.data.source import Examples, check
 from dlfb_lab.errors import DataError, DlfbLabError, one_line
 
@@ -57,6 +58,7 @@ class Stream:
         endless: whether an epoch is known to have no end.
         once: whether there is only one epoch.
         notices: what the user should know about how the data are read.
+        reader: in whose thread the first pass has begun, and all are to be read.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Stream:
     endless: bool
     once: bool
     notices: tuple[str, ...]
+    reader: Reader
     _passes: _Passes = field(repr=False)
 
     def epoch(self, number: int, seed: int) -> Iterator[Any]:
@@ -94,10 +97,24 @@ def begin(items: Items, *, batch_size: int | None = None, seed: int = 0, whole: 
         DataError: there is nothing, it is not made of arrays, or examples cannot be stacked.
     """
     rest = _read(items, 0, seed)
+    reader = Reader()
+    try:
+        return _begun(items, rest, reader, batch_size, seed, whole)
+    except BaseException:
+        reader.last(rest.close)
+        raise
+
+
+def _begun(
+    items: Items, rest: Generator[tuple[Any, Any]], reader: Reader, batch_size: int | None, seed: int, whole: bool
+) -> Stream:
+    def following(count: int) -> list[tuple[Any, Any]]:
+        return reader.call(lambda: list(islice(rest, count)))
+
     ahead: list[tuple[Any, Any]] = []
     kind = None if items.batched is None else Kind(items.batched)
     while not ahead or kind is None:
-        ahead += (more := list(islice(rest, 1)))
+        ahead += (more := following(1))
         if not ahead:
             raise DataError(f"The {items.name} is empty: it gave no batch and no example.")
         if kind is None:
@@ -114,7 +131,7 @@ def begin(items: Items, *, batch_size: int | None = None, seed: int = 0, whole: 
             )
     else:
         size = batch_size or DEFAULT_BATCH
-        examples += [item for _, item in islice(rest, max(0, size - len(examples)))]
+        examples += [item for _, item in following(max(0, size - len(examples)))]
         first = stacked(examples[:size])
         rows = min(size, len(examples))
         notices.append(f"The {items.name} gives one example at a time; batches of {size:,} are made of them.")
@@ -127,6 +144,7 @@ def begin(items: Items, *, batch_size: int | None = None, seed: int = 0, whole: 
         endless=items.endless,
         once=items.once,
         notices=tuple(notices),
+        reader=reader,
         _passes=_Passes(items, _resumed(examples, rest), seed, size, first, batches),
     )
 
@@ -238,16 +256,21 @@ def joined(stream: Stream, limit_bytes: int | None = None) -> Any:
         raise DataError(f"The {stream.name} has no end, so it cannot be evaluated on as a whole. {advice}")
     # Joining holds the parts and the whole for a moment.
     limit = psutil.virtual_memory().available // 3 if limit_bytes is None else limit_bytes
-    batches: list[Any] = []
-    total = 0
-    for batch in stream.epoch(0, 0):
-        batches.append(batch)
-        total += sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
-        if total > limit:
-            raise DataError(
-                f"The {stream.name} does not fit into memory: {len(batches):,} batches take {total / 1e9:.3g} GB, and "
-                f"{limit / 1e9:.3g} GB are free for them. {advice}"
-            )
+
+    def read() -> list[Any]:
+        batches: list[Any] = []
+        total = 0
+        for batch in stream.epoch(0, 0):
+            batches.append(batch)
+            total += sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+            if total > limit:
+                raise DataError(
+                    f"The {stream.name} does not fit into memory: {len(batches):,} batches take {total / 1e9:.3g} GB, "
+                    f"and {limit / 1e9:.3g} GB are free for them. {advice}"
+                )
+        return batches
+
+    batches = stream.reader.call(read)
     if len(batches) == 1:
         # It may be anything, such as a graph.
         return batches[0]

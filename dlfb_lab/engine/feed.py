@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dlfb_lab.data.lazy import is_lazy
+from dlfb_lab.data.reader import Reader
 from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.data.stream import Stream
 from dlfb_lab.engine.step import random_order
@@ -38,6 +39,10 @@ class TrainingData(Protocol):
     def rows(self) -> int | None:
         """How many rows there are; None where that is not known."""
 
+    @property
+    def reader(self) -> Reader | None:
+        """In whose thread batches are to be read; None where any will do."""
+
     def sample(self, batch: int) -> PyTree:
         """Returns the first batch, on the host."""
 
@@ -47,7 +52,7 @@ class TrainingData(Protocol):
     def feed(
         self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool, start: Place = START
     ) -> Feed:
-        """Returns the batches of a run, on the host.
+        """Returns the batches of a run, on the host, each to be made `ready`.
 
         Args:
             batch: rows per batch.
@@ -57,6 +62,9 @@ class TrainingData(Protocol):
             fill: whether an epoch's last batch is filled up with rows that do not count.
             start: from where on.
         """
+
+    def ready(self, batch: Batch) -> Batch:
+        """Makes of a batch what the step takes; may be called in any thread."""
 
 
 class Batch(NamedTuple):
@@ -108,6 +116,11 @@ class Rows:
         """See `TrainingData`."""
         return self.count
 
+    @property
+    def reader(self) -> Reader | None:
+        """See `TrainingData`."""
+        return None
+
     def sample(self, batch: int) -> PyTree:
         """See `TrainingData`."""
         return self.tree if self.count is None else jax.tree.map(lambda a: a[:batch], self.tree)
@@ -140,6 +153,10 @@ class Rows:
                 tree = jax.tree.map(lambda a, chosen=chosen: a[chosen], self.tree)
                 yield Batch(tree, counts, first == 0, real)
             yield EpochEnd(len(firsts))
+
+    def ready(self, batch: Batch) -> Batch:
+        """See `TrainingData`."""
+        return batch
 
 
 @dataclass(frozen=True)
@@ -179,6 +196,11 @@ class Streamed:
         """See `TrainingData`."""
         return None
 
+    @property
+    def reader(self) -> Reader | None:
+        """See `TrainingData`."""
+        return self.stream.reader
+
     def sample(self, batch: int) -> PyTree:
         """See `TrainingData`."""
         return self.convert(self.stream.first)
@@ -196,10 +218,14 @@ class Streamed:
             count = 0
             for item in self.stream.epoch(epoch, seed):
                 if count >= skipped:
-                    tree = self.convert(item)
-                    yield Batch(tree, None, count == 0, _rows(tree))
+                    yield Batch(item, None, count == 0, 0)
                 count += 1
             yield EpochEnd(count)
+
+    def ready(self, batch: Batch) -> Batch:
+        """See `TrainingData`."""
+        tree = self.convert(batch.tree)
+        return batch._replace(tree=tree, rows=_rows(tree))
 
 
 def _counted(epochs: int | None, epoch: int) -> Iterator[int]:

@@ -61,7 +61,7 @@ class GuestTrainer:
         yield PlanChosen(step=0, plan="as it is", reason=f"steps are run by {who}, one at a time")
         order_key = experiments.order_key(e.seed)
         feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, False)
-        self._batches = Prefetch(feed, _unchanged, AHEAD)
+        self._batches = Prefetch(feed, self._ready, AHEAD, e.train.reader)
 
     def _check_squashed(self, x: Inputs, loss: Loss) -> Iterator[Event]:
         """Looks whether outputs stay within 0..1 however large the inputs are, where the loss takes logits.
@@ -124,6 +124,9 @@ class GuestTrainer:
                 break
             values.append([found[name] for name in self.names])
         return np.array(values, np.float32).reshape(len(values), len(self.names))
+
+    def _ready(self, item: Batch | EpochEnd) -> Batch | EpochEnd:
+        return item if isinstance(item, EpochEnd) else self.experiment.train.ready(item)
 
     def _batch(self, batch: Batch) -> Any:
         if not isinstance(self.experiment.train, Part) and self.experiment.task is None:
@@ -189,7 +192,3 @@ class _GuestScorer(Scorer):
     def loss_of(self, outputs: Array, targets: Array) -> dict[str, float]:
         """See `Scorer`."""
         return self._guest.scores(outputs, targets) if self.loss.own else super().loss_of(outputs, targets)
-
-
-def _unchanged(item: Any) -> Any:
-    return item

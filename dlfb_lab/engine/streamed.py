@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dlfb_lab.data.lazy import is_lazy
-from dlfb_lab.data.prefetch import Late, Prefetch
+from dlfb_lab.data.prefetch import GATHER_S, Late, Prefetch
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.experiment import Experiment, Plan
@@ -36,6 +36,9 @@ AHEAD = 2
 
 LATE_S = 0.05
 """How long a dispatch waits for a batch before it lets others look whether to stop."""
+
+LENT_S = GATHER_S + 0.01
+"""How long the reading thread may take steps by itself before others look whether to stop."""
 
 MOST_STEPS = 256
 """Whose scalars are fetched at once."""
@@ -85,7 +88,7 @@ class StreamedTrainer:
         if snapshot is not None:
             self._resume(snapshot)
         feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, self.plan.mask_padding, self._place)
-        self._batches = Prefetch(feed, self._on_device, AHEAD)
+        self._batches = Prefetch(feed, self._ready, AHEAD, e.train.reader)
 
     def snapshot(self) -> Snapshot:
         """See `Trainer`."""
@@ -111,10 +114,11 @@ class StreamedTrainer:
             return "the training rows lie in files, and are read as they are needed"
         return "the training rows do not fit on the device"
 
-    def _on_device(self, item: Batch | EpochEnd) -> Batch | EpochEnd:
-        if isinstance(item, EpochEnd) or not self._traces:
+    def _ready(self, item: Batch | EpochEnd) -> Batch | EpochEnd:
+        if isinstance(item, EpochEnd):
             return item
-        return item._replace(tree=self._placing.ahead(item.tree))
+        batch = self.experiment.train.ready(item)
+        return batch._replace(tree=self._placing.ahead(batch.tree)) if self._traces else batch
 
     def most(self, step: int) -> int:
         """See `Trainer`."""
@@ -132,7 +136,7 @@ class StreamedTrainer:
         values: list[Any] = []
         lent = self._traces and self._batches.lendable
         if lent:
-            self._batches.lend(partial(self._used, values), count, LATE_S)
+            self._batches.lend(partial(self._used, values), count, LENT_S)
         while len(values) < count:
             try:
                 item = self._batches.get(0 if lent else LATE_S)
@@ -156,7 +160,7 @@ class StreamedTrainer:
         members = len(self.experiment.members)
         if not values:
             return np.zeros((0, *([members] if members else []), len(self.names)), np.float32)
-        return np.stack(jax.device_get(values))
+        return np.stack(self._placing.fetched(values))
 
     def _check_epoch(self, end: EpochEnd) -> None:
         if end.batches == 0:

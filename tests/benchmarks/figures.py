@@ -106,7 +106,7 @@ FIGURES = (
         "a hand-written loop over it",
         "at most 1.0",
         "stream",
-        ("trained_over_by_hand",),
+        ("trained_over_by_hand", "parsing"),
     ),
     Figure(
         "memory",

@@ -15,6 +15,7 @@ import pytest
 
 from dlfb_lab.data import prefetch
 from dlfb_lab.data.prefetch import Late, Prefetch
+from dlfb_lab.data.reader import Reader
 from dlfb_lab.errors import DataError
 
 LONG_S = 60.0
@@ -48,15 +49,25 @@ class Gate:
 
 
 def test_items_come_converted_and_in_order() -> None:
-    where: list[threading.Thread] = []
+    assert list(Prefetch(iter(range(100)), lambda number: 2 * number)) == list(range(0, 200, 2))
+
+
+def test_an_item_is_converted_by_who_has_time() -> None:
+    where: dict[int, str] = {}
 
     def convert(number: int) -> int:
-        where.append(threading.current_thread())
-        return 2 * number
+        where[number] = threading.current_thread().name
+        return number
 
-    assert list(Prefetch(iter(range(100)), convert)) == list(range(0, 200, 2))
-    assert set(where).isdisjoint({threading.current_thread()})
-    assert len(set(where)) == 1
+    gate = Gate()
+    with Prefetch(gate.numbers(), convert, depth=2) as batches:
+        gate.passed.release(4)
+        deadline = time.monotonic() + LONG_S
+        while 1 not in where and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert where == {1: "dlfb-prefetch"}, "the reader has not come for the one before"
+        assert batches.get(LONG_S) == 0
+        assert where[0] == threading.current_thread().name
 
 
 def test_no_more_is_read_ahead_than_asked() -> None:
@@ -218,6 +229,23 @@ def test_no_thread_is_left_behind() -> None:
     assert not readers()
 
 
+def test_a_reader_does_all_in_one_thread_and_ends_with_its_last_job() -> None:
+    reader = Reader()
+    seen = [reader.call(threading.current_thread) for _ in range(3)]
+    with pytest.raises(KeyError, match="key"):
+        reader.call(lambda: {}["key"])
+    with Prefetch((threading.current_thread() for _ in range(3)), same, reader=reader) as batches:
+        seen += list(batches)
+    assert len(set(seen)) == 1 and seen[0] is not threading.current_thread()
+    seen[0].join(LONG_S)
+    assert not readers()
+    again = reader.call(threading.current_thread)
+    assert again not in seen
+    del reader
+    again.join(LONG_S)
+    assert not readers()
+
+
 # --- items used in the thread
 
 
@@ -294,15 +322,43 @@ def test_what_cannot_be_used_in_the_thread_is_got() -> None:
         used.append(item)
         return True
 
-    with Prefetch(iter(range(7)), same) as batches:
-        batches.lend(small, 10, LONG_S)
+    with Prefetch(iter(range(16)), same) as batches:
+        batches.lend(small, 6, LONG_S)
         assert used == [0, 1, 2]
-        batches.lend(small, 10, 0.01)
+        batches.lend(small, 6, 0.01)
         assert used == [0, 1, 2], "it still comes first"
         assert [batches.get(LONG_S), batches.get(LONG_S)] == [3, 4]
-        batches.lend(small, 10, LONG_S)
-        assert used == [0, 1, 2, 5, 6]
-        assert list(batches) == []
+        batches.lend(small, 6, LONG_S)
+        assert used == [0, 1, 2, 5, 6, 7, 8, 9, 10]
+        batches.lend(small, 6, LONG_S)
+        rest = list(batches)
+        assert used[9:] + rest == [11, 12, 13, 14, 15], "at the end, each still once"
+        batches.lend(small, 6, LONG_S)
+
+
+def test_items_are_gathered_and_used_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "GATHER_S", LONG_S)
+    read, bursts = 0, [[0]]
+
+    def burdensome() -> Iterator[int]:
+        nonlocal read
+        for read in spent():
+            bursts.append([])
+            yield read
+
+    with Prefetch(burdensome(), same, depth=2) as batches:
+        got = [batches.get(LONG_S) for _ in range(40)]
+        for turn in range(20):
+            batches.lend(lambda item: bursts[-1].append(item) is None, 7, LONG_S)
+            if turn % 3 == 0:
+                got.append(batches.get(LONG_S))
+        together = [burst for burst in bursts[1:] if burst]
+        assert {len(burst) for burst in together} == {7}
+        got += [item for burst in together for item in burst]
+        got += [batches.get(LONG_S) for _ in range(40)]
+        assert sorted(got) == list(range(len(got))), "each once"
+        time.sleep(0.1)
+        assert read <= len(got) + 1, "afterwards no more wait than before"
 
 
 def test_an_error_in_using_is_raised_where_it_was_lent() -> None:

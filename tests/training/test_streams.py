@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +291,36 @@ def test_a_generator_that_fails_midway_keeps_what_was_learned() -> None:
 def _fails_at_once() -> Iterator[Any]:
     raise OSError("the disk is gone")
     yield
+
+
+def test_what_a_generator_binds_to_its_thread_stays_with_it(tmp_path: Path) -> None:
+    database = tmp_path / "rows.sqlite"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("create table rows (a, b, c, y)")
+        rows = np.concatenate([X, Y[:, None]], axis=1).astype(float).tolist()
+        connection.executemany("insert into rows values (?, ?, ?, ?)", rows)
+    closed = []
+
+    def batches() -> Iterator[Any]:
+        connection = sqlite3.connect(database)
+        found = connection.execute("select * from rows order by rowid")
+        try:
+            while rows := found.fetchmany(16):
+                table = np.asarray(rows, np.float32)
+                yield table[:, :3], table[:, 3]
+        finally:
+            connection.close()
+            closed.append(threading.current_thread())
+
+    options: Any = {"optimizer": "sgd", "lr": 0.1, "task": "regression"}
+    run = dlfb_lab.train(Linear(), batches, epochs=2, valid=batches(), **options)
+    same = dlfb_lab.train(Linear(), BATCHES, epochs=2, valid=BATCHES, **options)
+    pd.testing.assert_frame_equal(run.history.drop(columns="epoch"), same.history.drop(columns="epoch"))
+    assert len(closed) == 3 and len(set(closed)) == 2
+    with pytest.raises(OptionError):
+        dlfb_lab.train(Linear(), batches, groups=np.zeros(48), **options)
+    with pytest.raises(DataError, match="no such table"):
+        dlfb_lab.train(Linear(), (sqlite3.connect(tmp_path / "none").execute("select * from rows") for _ in "a"))
 
 
 def test_a_stop_does_not_wait_for_a_slow_generator() -> None:
