@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlfb_lab import assemble, journal, register
-from dlfb_lab.assemble import TrainRequest, one_after_another
+from dlfb_lab.assemble import TrainRequest, one_after_another, resume
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import loop
 from dlfb_lab.engine.control import interrupts_stop
+from dlfb_lab.engine.saving import Saver
 from dlfb_lab.errors import DlfbLabError, StoreError
 from dlfb_lab.events import Sink
 from dlfb_lab.inbox import Inbox
@@ -65,6 +67,8 @@ def train(
     devices: int | Literal["all"] = 1,
     name: str | None = None,
     timebox: str | float | None = None,
+    checkpoint: str | None = None,
+    resume: Any = None,
     store: str | Path | None = None,
     background: bool = False,
     debug: bool = False,
@@ -118,6 +122,12 @@ def train(
         devices: local devices that share each batch, or "all".
         name: what to call the run.
         timebox: when to stop in any case: seconds, or text such as "10m".
+        checkpoint: how often to save the state and what to keep, such as "every=100,keep=3,best=2" (steps) or
+            "every=5m"; "off" for never. By default as often as costs at most 3 % of the time, and always at the end;
+            the latest and the best are kept.
+        resume: a run, its id, name or folder, with "@step" behind it for a checkpoint that is not the latest. A run
+            that was cut short goes on as if it had not been; with other options, or from an earlier step, another run
+            begins there.
         store: folder to keep the run in; `dlfb_runs` in the working folder by default.
         background: whether to return at once and train in a thread.
         debug: whether to run steps without jit.
@@ -159,31 +169,79 @@ def _train_each(requests: Iterable[TrainRequest]) -> Run:
 
 
 def _train_one(request: TrainRequest) -> Run:
+    origin = None if request.resume is None else resume.find(request.resume, request.store)
     session, rows_of = assemble.session(request)
+    session = replace(session, again=lambda run: train_request(replace(request, resume=run)))
     experiment, control = session.experiment, session.control
-    kept, notices = _keep(request, session, rows_of)
+    prints = resume.fingerprints(request, experiment)
+    snapshot, parent, before = None, "", Record()
+    if origin is None:
+        kept, notices = _keep(request, session, rows_of)
+    else:
+        changes = resume.differences(origin, prints, experiment)
+        snapshot = origin.snapshot
+        if changes or not origin.latest or origin.ended:
+            parent, snapshot = origin.path.name, resume.forked(snapshot, changes)
+            kept, notices = _keep(request, session, rows_of)
+            notices = [resume.said(origin, changes), *notices]
+        else:
+            kept, notices = (
+                journal.rewound(origin.path, origin.checkpoint.step, int(snapshot.place["evaluated_at"])),
+                [],
+            )
+            before = Record(journal.read(origin.path))
     run_id = kept.path.name if kept is not None else experiment.name
-    run = Run(Record(), None if kept is None else kept.path, session)
+    run = Run(before, None if kept is None else kept.path, session)
     if kept is not None:
         control.requests = Inbox(kept.path).take
     views = bundle.open_view(run, control.ask if request.background else None)
     sinks: list[Sink] = [*([kept] if kept is not None else []), *views]
     experiment = replace(experiment, notices=(*notices, *experiment.notices))
-    events = loop.train(experiment, session.plan, control, session.trainer, run_id)
+    for event in before.events:
+        for view in views:
+            with contextlib.suppress(Exception):  # a view must not end training
+                view.put(event)
+    saver = _saver(session, kept, prints)
+    events = loop.train(experiment, session.plan, control, session.trainer, run_id, saver, snapshot, parent)
+
+    def train() -> None:
+        try:
+            run.train(events, sinks)
+        finally:
+            if saver is not None:
+                saver.close(run.add)
+
     if not request.background:
         with interrupts_stop(control):
-            run.train(events, sinks)
+            train()
         return run
 
     def drive() -> None:
         try:
-            run.train(events, sinks)
+            train()
         except Exception:
             # Nobody is there to catch it here: the run keeps it, and its view shows it.
             return
 
     threading.Thread(target=drive, name=f"train {run_id}", daemon=True).start()
     return run
+
+
+def _saver(session: Session, kept: journal.Journal | None, prints: dict[str, str]) -> Saver | None:
+    """Returns what saves the run's state; None where it has no folder, or nothing is to be saved."""
+    if kept is None or session.saving is None:
+        return None
+    plan = session.plan
+    # Parameters, and two more of each for the optimizer, as Adam has them.
+    state_bytes = 3 * 4 * plan.parameter_count * max(1, len(session.experiment.members))
+    return Saver(
+        kept.path,
+        session.saving,
+        plan.monitor,
+        plan.monitor_mode,
+        fingerprints=prints,
+        state_bytes=state_bytes,
+    )
 
 
 def _keep(
@@ -193,6 +251,7 @@ def _keep(
     name, task = session.experiment.name, session.experiment.task
     store = journal.store_folder(request.store)
     try:
+        cut = None if request.resume is not None else resume.interrupted(store, request.source)
         same = sum(started.name == name for _, started in journal.list_runs(store)) if request.name else 0
         kept = journal.create(store, name)
         journal.write_split(kept.path, rows_of)
@@ -208,6 +267,13 @@ def _keep(
         said = str(error).rstrip(".")
         return None, [("warning", f"{said}. Nothing of this run is kept on disk. Give another folder with --store.")]
     notices: list[tuple[Literal["info", "warning"], str]] = []
+    if cut is not None:
+        path, step, saved = cut
+        text = (
+            f"This cell's run {path.name} was cut short at step {step:,}; its checkpoint of step {saved:,} is whole. "
+            f"To go on with it instead: add --resume {path.name}"
+        )
+        notices.append(("info", text))
     try:
         register.note(store)
     except OSError as error:

@@ -74,6 +74,8 @@ class RunStarted(Event):
         device: what the run is trained on.
         source: the cell that started it, when known.
         members: names of what is trained at once, for example "seed 1"; empty where it is one model.
+        parent: the run whose checkpoint it began from; empty where it began anew.
+        parent_step: updates applied to that checkpoint.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -99,6 +101,8 @@ class RunStarted(Event):
     device: str
     source: str = ""
     members: list[str] = field(default_factory=list)
+    parent: str = ""
+    parent_step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +255,26 @@ class RateTest(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """The state at a step is on the disk.
+
+    Attributes:
+        bytes: its size there.
+        duration_s: wall time it took, while training went on.
+        stall_s: wall time for which training waited.
+        state: "complete", or "not finite" where an array has a NaN or an infinity.
+        kept: steps of all checkpoints that the run has since then.
+    """
+
+    kind: ClassVar[str] = "checkpoint_saved"
+    bytes: int
+    duration_s: float
+    stall_s: float
+    state: str
+    kept: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceMemory(Event):
     """What JAX's allocator holds of one device's memory. NaN is what the backend does not report.
 
@@ -288,6 +312,7 @@ KINDS: dict[str, type[Event]] = {
         Notice,
         PlanChosen,
         RateTest,
+        CheckpointSaved,
         DeviceMemory,
     )
 }

@@ -7,8 +7,11 @@
     <store>/<run id>/preparation.json        how the data were prepared, for whoever predicts elsewhere
     <store>/<run id>/writer.json             the process that trains, to tell whether it still lives
     <store>/<run id>/requests.jsonl          what others ask of the run; see inbox.py
+    <store>/<run id>/checkpoints/            its states that were saved; see checkpoints/folder.py
+    <store>/<run id>/before-<time>.jsonl     events.jsonl as it was before the run went on from an earlier step
 
-Events are only ever appended, in whole lines. A line that a killed process
+Events are only ever appended, in whole lines, but for a run that goes on from an
+earlier step, whose journal is shortened to that step first. A line that a killed process
 left unfinished is skipped on reading; the rest is intact. The longer a run goes on,
 the more losses share a line (up to a second's, after half an hour), so that it
 stays quick to read; what came since is in the tail, which is rewritten with
@@ -23,10 +26,12 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any, Literal
@@ -34,7 +39,8 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from dlfb_lab.errors import StoreError, nearest
-from dlfb_lab.events import Event, Losses, RunStarted, from_json, joined, to_json
+from dlfb_lab.events import ENDED, Evaluation, Event, Losses, RunStarted, Status, from_json, joined, to_json
+from dlfb_lab.inbox import FILE as REQUESTS
 
 EVENTS = "events.jsonl"
 TAIL = "tail.json"
@@ -167,7 +173,7 @@ def create(store: Path, name: str) -> Journal:
     path = store_folder(store) / f"{slug}-{stamp}-{secrets.token_hex(2)}"
     try:
         path.mkdir(parents=True)
-        (path / WRITER).write_text(json.dumps(_this_process()), encoding="utf-8")
+        _claim(path)
         return Journal(path)
     except OSError as error:
         raise StoreError(f"The store `{store}` cannot be written ({error.strerror or error}).") from error
@@ -226,6 +232,61 @@ def _start(pid: int) -> str | None:
     except (OSError, IndexError):
         return None
     return f"{boot}:{ticks}"
+
+
+def rewound(path: Path, step: int, evaluated_at: int) -> Journal:
+    """Opens the journal of a run that goes on from an earlier step, for this process to write.
+
+    What was written of later steps is to come again, so it is taken out. The journal as it was stays beside it.
+
+    Args:
+        path: the run's folder.
+        step: updates applied where it goes on.
+        evaluated_at: the last step whose evaluation stays.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    text = b"".join(_dumped(to_json(event)) for event in _until(path, step, evaluated_at))
+    begun = path / f".{EVENTS}-{secrets.token_hex(4)}"
+    try:
+        with open(begun, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copy2(path / EVENTS, path / f"before-{datetime.datetime.now():%Y%m%d-%H%M%S}.jsonl")
+        _claim(path)
+        begun.replace(path / EVENTS)
+        for name in (TAIL, REQUESTS):
+            (path / name).unlink(missing_ok=True)
+        return Journal(path)
+    except OSError as error:
+        begun.unlink(missing_ok=True)
+        raise StoreError(f"The run in `{path}` cannot go on there ({error.strerror or error}).") from error
+
+
+def _until(path: Path, step: int, evaluated_at: int) -> Iterator[Event]:
+    for event in [*_read_file(path / EVENTS), *_read_tail(path)]:
+        if isinstance(event, Losses):
+            count = max(0, min(len(event.losses), (step - event.first_step) // event.stride))
+            if count:
+                yield replace(
+                    event,
+                    step=min(event.step, step),
+                    losses=event.losses[:count],
+                    parts={name: block[:count] for name, block in event.parts.items()},
+                    members=[block[:count] for block in event.members],
+                    duration_s=event.duration_s * count / len(event.losses),
+                )
+        elif isinstance(event, Evaluation):
+            if event.step <= evaluated_at:
+                yield event
+        elif event.step <= step and not (isinstance(event, Status) and event.state in ENDED):
+            yield event
+
+
+def _claim(path: Path) -> None:
+    (path / WRITER).write_text(json.dumps(_this_process()), encoding="utf-8")
 
 
 def append_later(path: Path, event: Event) -> None:

@@ -94,6 +94,13 @@ TRAIN: tuple[Option, ...] = (
     Option("devices", "choice", "local devices that share each batch: a number, or all (1)", "N|all"),
     Option("name", "text", "what to call the run (the model's name)", "NAME"),
     Option("timebox", "text", "stop after this time and keep the result: 30s, 10m, 1.5h", "TIME"),
+    Option(
+        "checkpoint",
+        "text",
+        "save every=N steps (or every=5m), keep=N latest, best=N; or off (at most 3 % of the time, latest and best)",
+        "HOW",
+    ),
+    Option("resume", "text", "go on from a run's checkpoint: the latest, or the one of a step", "RUN[@STEP]"),
     Option("store", "text", "folder to keep runs in (dlfb_runs beside the notebook, or $DLFB_STORE)", "FOLDER"),
     Option("background", "flag", "return at once and train in a thread, with buttons to pause and stop"),
     Option("debug", "flag", "run steps without jit, so that print and pdb work in the model"),

@@ -77,6 +77,7 @@ class Record:
         self.notices: list[Notice] = []
         self.plans: list[PlanChosen] = []
         self.rate_tests: list[RateTest] = []
+        self._idle_s = 0.0
         for event in events:
             self.put(event)
 
@@ -84,6 +85,9 @@ class Record:
         """Takes one event; a `Record` is a sink."""
         if isinstance(event, Losses) and self.events and self._join(event):
             return
+        if isinstance(event, Status) and event.state == "compiling" and self.events:
+            # Of a run that goes on from a checkpoint: nobody trained it meanwhile.
+            self._idle_s += max(0.0, event.time_s - self.events[-1].time_s)
         self.events.append(event)
         match event:
             case RunStarted():
@@ -131,10 +135,10 @@ class Record:
 
     @property
     def elapsed_s(self) -> float:
-        """From the first event to the last one that training wrote."""
+        """From the first event to the last one that training wrote, without the time between two kernels."""
         training = [e for e in self.events if not (isinstance(e, Evaluation) and e.look)]
         end = self.status.time_s if self.ended and self.status else training[-1].time_s if training else 0.0
-        return end - self.started.time_s if self.started else 0.0
+        return end - self.started.time_s - self._idle_s if self.started else 0.0
 
     @property
     def steps_per_s(self) -> float:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlfb_lab import journal
+from dlfb_lab.checkpoints import folder
+from dlfb_lab.checkpoints.folder import Checkpoint
 from dlfb_lab.cite import methods_paragraph, ordinal
 from dlfb_lab.data.scaling import Scaling, device_inputs
 from dlfb_lab.data.source import Array, Inputs, check_finite, inputs_array
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from dlfb_lab.engine.control import Control
     from dlfb_lab.engine.experiment import Experiment, Plan
     from dlfb_lab.engine.feed import Part, Rows
+    from dlfb_lab.engine.saving import Asked
     from dlfb_lab.engine.trainer import Trained, Trainer
 
 LOST = "interrupted twice; the parameters were not kept"
@@ -48,6 +51,8 @@ class Session:
         control: how it is told to stop.
         parts: rows by part name, encoded and scaled.
         read: reads new data in the form the user gave the training data in.
+        saving: how often to save the state; None for never.
+        again: trains on from a run's latest checkpoint, as was asked for here.
         scaling: what inputs are standardised with, if they are.
         feature_names: the columns a table of new inputs must have; empty where there are none.
     """
@@ -58,8 +63,10 @@ class Session:
     control: Control
     parts: dict[str, Part | Rows]
     read: Callable[[Any], Part | Rows]
+    saving: Asked | None
     scaling: Scaling | None
     feature_names: list[str]
+    again: Callable[[Run], Run] | None = None
 
     @cached_property
     def like(self) -> Any:
@@ -333,15 +340,28 @@ class Run:
             duration_s=perf_counter() - start,
             look=look,
         )
-        self.record.put(event)
-        if self.path is not None:
-            try:
-                journal.append_later(self.path, event)
-            except StoreError as error:
-                warnings.warn(f"{error} These scores are not kept with the run.", stacklevel=2)
+        try:
+            self.add(event)
+        except StoreError as error:
+            warnings.warn(f"{error} These scores are not kept with the run.", stacklevel=2)
         if look:
             print(f"test set: {ordinal(look)} look")  # noqa: T201 - a look is said aloud
         return scores
+
+    def add(self, event: Event) -> None:
+        """Adds what came after training.
+
+        Raises:
+            StoreError: the run's folder cannot be written; the event is known here alone.
+        """
+        self.record.put(event)
+        if self.path is not None:
+            journal.append_later(self.path, event)
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """What was saved of the run's states, oldest step first; one that is being saved is "partial"."""
+        return [] if self.path is None else folder.listed(self.path)
 
     def _looks(self) -> int:
         events = self.record.events
@@ -358,9 +378,25 @@ class Run:
         """Holds a run in the background."""
         self._live().control.pause()
 
-    def resume(self) -> None:
-        """Lets a paused run go on."""
-        self._live().control.resume()
+    def resume(self) -> Run:
+        """Lets a paused run go on; of one that was stopped, trains on from its latest checkpoint.
+
+        Raises:
+            StoreError: it was trained in another kernel, or has no checkpoint.
+        """
+        if self._session is None:
+            raise StoreError(
+                f"`{self.id}` was trained in another kernel, which had the model and the data. Give them again: "
+                f"dlfb_lab.train(model, data, resume={self.id!r}), or %dlfb_train model data --resume {self.id}"
+            )
+        if not self._over.is_set():
+            self._session.control.resume()
+            return self
+        from dlfb_lab.engine import saving
+
+        assert self._session.again is not None
+        saving.wait()
+        return self._session.again(self)
 
     def wait(self, timeout_s: float | None = None) -> Run:
         """Waits until a run in the background is over, or the time is up, and returns the run."""

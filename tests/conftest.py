@@ -21,6 +21,14 @@ def own_register(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_checkpoints() -> Iterator[None]:
+    """Lets only those tests save states that look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLFB_CHECKPOINT", "off")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_kept_programs() -> Iterator[None]:
     """Lets tests, and the kernels that they start, compile what they test, whatever the user's cache holds."""
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -22,7 +23,7 @@ from dlfb_lab.assemble.training import (
     wrapped,
 )
 from dlfb_lab.data.source import Array
-from dlfb_lab.engine import cache, loop, planning, precision, sweeps
+from dlfb_lab.engine import cache, loop, planning, precision, saving, sweeps
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import plan as plans
 from dlfb_lab.engine.clock import seconds
@@ -122,6 +123,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         control=Control(),
         parts=prepared.parts,
         read=prepared.read,
+        saving=saving.asked(r.checkpoint or os.environ.get("DLFB_CHECKPOINT")),
         scaling=prepared.scaling,
         feature_names=list(prepared.feature_names),
     ), prepared.rows_of
@@ -151,6 +153,8 @@ def one_after_another(r: TrainRequest) -> Iterator[TrainRequest] | None:
     if kind == "model" and name in AT_ONCE and getattr(given, "optimizer", None) is None:
         return None
     refuse(r, kind, "the step of your own" if given is None else f"the {given.kind} model")
+    if r.resume is not None:
+        raise OptionError(f"--sweep {name}: these are several runs, and --resume goes on with one. Leave one out.")
     if r.step is not None and r.state is None:
         raise OptionError(
             f"--sweep {name}: the step keeps its state to itself, so that each run would go on where the last one has "
@@ -181,7 +185,8 @@ AT_ONCE = ("lr", "weight_decay", "clip")
 OPTIONS = tuple(
     field.name
     for field in fields(TrainRequest)
-    if field.name not in ("model", "data", "sweep", "source", "store", "background", "name", "seeds")
+    if field.name
+    not in ("model", "data", "sweep", "source", "store", "background", "name", "seeds", "checkpoint", "resume")
 )
 
 
@@ -202,6 +207,7 @@ RECORDED = (
     "sweep",
     "plan",
     "devices",
+    "checkpoint",
 )
 """Options that the journal keeps as they were said."""
 

@@ -59,6 +59,8 @@ class TrainRequest:
     devices: int | Literal["all"] = 1
     name: str | None = None
     timebox: str | float | None = None
+    checkpoint: str | None = None
+    resume: Any = None
     store: str | Path | None = None
     background: bool = False
     debug: bool = False

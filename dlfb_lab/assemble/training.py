@@ -55,6 +55,8 @@ def refuse(r: TrainRequest, kind: str, name: str) -> None:
         raise OptionError("--eval-batch-size goes with --eval-step: a model's scores are those of all rows anyway.")
     if kind == "guest" and isinstance(r.lr, str) and r.lr == "find":
         raise OptionError(f"--lr find: only a step that we compile can be tried; {name} runs its own. Give a rate.")
+    if kind == "guest" and r.checkpoint not in (None, "off"):
+        raise OptionError(f"--checkpoint: {name} keeps its state to itself, which is not saved here. Leave it out.")
     options, why = REFUSED[kind]
     for option in options:
         if getattr(r, option) not in (None, False):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dlfb_lab.checkpoints import checksums
+from dlfb_lab.checkpoints import checksums, trash
 from dlfb_lab.checkpoints.folder import ARRAYS, FOLDER, MANIFEST, Checkpoint, damage_in, folder_of, looked_at
 from dlfb_lab.checkpoints.manifest import Leaf, Manifest, dumped
 from dlfb_lab.errors import StoreError
@@ -30,7 +30,7 @@ def save(
     place: Mapping[str, Any] | None = None,
     fingerprints: Mapping[str, str] | None = None,
 ) -> Checkpoint:
-    """Saves a checkpoint; when this returns it is on the disk. One that is there already is left as it is.
+    """Saves a checkpoint; when this returns it is on the disk. One that is there already is left, unless it is damaged.
 
     Args:
         run: the run's folder.
@@ -45,10 +45,14 @@ def save(
     """
     path = folder_of(run, step)
     if path.exists() and (found := looked_at(path)) is not None:
-        return found
+        if found.state != "damaged":
+            return found
+        trash.delete(run, found)
     begun = run / FOLDER / f".step-{step}-{secrets.token_hex(4)}"
     try:
-        begun.mkdir(parents=True)
+        # Not with its parents: a run's folder that was deleted stays so.
+        begun.parent.mkdir(exist_ok=True)
+        begun.mkdir()
         _write_arrays(begun / ARRAYS, arrays)
         names = [
             (Path(folder) / name).relative_to(begun).as_posix()

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,7 +49,7 @@ class Checkpoint:
     step: int
     state: State
     why: str = ""
-    manifest: Manifest | None = None
+    manifest: Manifest | None = field(default=None, repr=False)
     pinned: bool = False
 
     @property

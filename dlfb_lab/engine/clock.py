@@ -12,16 +12,19 @@ _UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def seconds(text: str | float | None) -> float | None:
-    """Reads a duration such as "90", "30s", "10m" or "1.5h".
+    """Reads `--timebox`; see `duration`."""
+    return None if text is None else duration(text, "--timebox")
+
+
+def duration(text: str | float, option: str) -> float:
+    """Reads a duration such as "90", "30s", "10m" or "1.5h"; returns seconds.
 
     Raises:
         OptionError: it is not a duration above zero.
     """
-    if text is None:
-        return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(s|m|min|h|)\s*", str(text))
     if not found or float(found[1]) <= 0:
-        raise OptionError(f"--timebox {text}: give a duration above zero, such as 30s, 10m or 1.5h.")
+        raise OptionError(f"{option} {text}: give a duration above zero, such as 30s, 10m or 1.5h.")
     return float(found[1]) * _UNIT_S[found[2]]
 
 

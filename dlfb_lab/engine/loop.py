@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from time import perf_counter
 
 import jax
@@ -52,6 +53,7 @@ def train(
     run_id: str = "",
     checkpointer: Checkpointer | None = None,
     snapshot: Snapshot | None = None,
+    parent: str = "",
 ) -> Generator[Event, None, Trained]:
     """Trains, and yields what happens.
 
@@ -63,6 +65,8 @@ def train(
         run_id: how the run is called in its journal.
         checkpointer: keeps snapshots of the run; None for none.
         snapshot: where training goes on from; None for its start. What follows is what would have followed then.
+        parent: the run that the snapshot is of, where this is another one; "" where it is the same, whose beginning has
+            been told.
 
     Returns:
         The trained state, as the generator's value.
@@ -77,11 +81,15 @@ def train(
         trainer = trainer or make_trainer(experiment, plan)
         training = _Training(experiment, plan, control, trainer, checkpointer or Never())
         try:
-            yield training.started(run_id)
-            yield Status(step=0, state="compiling")
-            yield from training.prepare(snapshot)
-            yield Status(step=0, state="running")
+            begun = int(snapshot.place["step"]) if snapshot is not None else 0
+            if snapshot is None or parent:
+                yield training.started(run_id, parent, begun)
+            yield Status(step=begun, state="compiling")
+            for event in training.prepare(snapshot):
+                yield replace(event, step=begun)
+            yield Status(step=begun, state="running", reason="resumed" if begun and not parent else "")
             reason = yield from training.run()
+            yield from training.checkpointer.news()
             yield from training.restore_best()
             ended_early = control.stop_reason is not None or training.failure is not None
             state = "stopped" if ended_early else "finished"
@@ -110,13 +118,13 @@ class _Training:
         self.step = self.epochs = 0
         self.diverged = False
         self.failure: str | None = None
-        self.evaluated_at = self.saved_at = -1
+        self.evaluated_at = self.saved_at = self.better_at = -1
         self.metrics: dict[str, float] = {}
         self.last_evaluation_s = self.last_dispatch_s = 0.0
         self.restored = False
         self.state_step: int | None = None
 
-    def started(self, run_id: str) -> RunStarted:
+    def started(self, run_id: str, parent: str, parent_step: int) -> RunStarted:
         e, p = self.experiment, self.plan
         return RunStarted(
             step=0,
@@ -141,6 +149,8 @@ class _Training:
             device=device(),
             source=e.source,
             members=[member.name for member in e.members],
+            parent=parent,
+            parent_step=parent_step,
         )
 
     def prepare(self, snapshot: Snapshot | None) -> Iterator[Event]:
@@ -157,8 +167,9 @@ class _Training:
             self.diverged, self.metrics = bool(place["diverged"]), dict(snapshot.metrics)
             self.monitor.resume(place["monitor"])
 
-    def _save(self) -> Iterator[Event]:
+    def _save(self) -> None:
         self.saved_at = self.step
+        start = perf_counter()
         found = self.trainer.snapshot()
         if found is not None:
             place = {
@@ -169,7 +180,8 @@ class _Training:
                 "diverged": self.diverged,
                 "monitor": self.monitor.place(),
             }
-            yield from self.checkpointer.save(Snapshot(found.arrays, place, self.metrics))
+            metrics = self.metrics if self.evaluated_at == self.step else {}
+            self.checkpointer.save(Snapshot(found.arrays, place, metrics, perf_counter() - start))
 
     def _goes_on(self) -> bool:
         self.control.look()
@@ -200,12 +212,16 @@ class _Training:
                     self.trainer.ahead(begun[0])
                 yield from self._report(pending)
                 yield from memory.look(self.step)
+                yield from self.checkpointer.news()
+            if begun is None and reason is not None and save and not self._scheduled():
+                # An evaluation that only the ending calls for is none that an undisturbed run has.
+                self._save()
             if evaluate:
                 yield from self._evaluation()
                 yield from self.trainer.news(self.step)
                 reason = self._reason_to_end()
-            if begun is None and (save or self._save_due(reason)):
-                yield from self._save()
+            if begun is None and self.saved_at != self.step and (save or self._save_due(reason)):
+                self._save()
             if reason is not None:
                 return reason
             # Steps that have begun are counted first, whatever was asked while losses were told.
@@ -286,15 +302,23 @@ class _Training:
         if not (plan.eval_steps or plan.eval_epochs) or self.evaluated_at == self.step:
             return False
         if reason is None:
-            if plan.eval_steps:
-                return self.step % plan.eval_steps == 0
-            return self.step == 0 or (self.trainer.epoch_over and self.epochs % plan.eval_epochs == 0)
+            return self._scheduled()
         if self.step == 0:
             return False
         return self.control.stop_reason is None or self.last_evaluation_s < PATIENCE_S
 
+    def _scheduled(self) -> bool:
+        """Whether the plan has an evaluation here."""
+        plan = self.plan
+        if not (plan.eval_steps or plan.eval_epochs):
+            return False
+        if plan.eval_steps:
+            return self.step % plan.eval_steps == 0 or self.step == plan.steps_total
+        return self.step == 0 or (self.trainer.epoch_over and self.epochs % plan.eval_epochs == 0)
+
     def _save_due(self, reason: str | None) -> bool:
-        return self.step != self.saved_at and self.checkpointer.due(self.step, reason is not None)
+        better = self.better_at == self.step
+        return self.step != self.saved_at and self.checkpointer.due(self.step, reason is not None, better)
 
     def _next_count(self, pace: Pace) -> int:
         trainer = self.trainer
@@ -364,6 +388,8 @@ class _Training:
         )
         self.metrics = {f"valid/{name}": value for name, value in scores.metrics.items()}
         better = self.monitor.look(self.step, scores)
+        if better.any():
+            self.better_at = self.step
         if e.early_stop is not None and better.any():
             self.trainer.keep(better if scores.members else None)
 

@@ -120,7 +120,8 @@ class ResidentTrainer:
         carry = placing.everywhere(into(before, arrays, "now"))
         self._carry = carry if self._batching.draws else carry._replace(order=self._carry.order)
         data, keys, hyper = self._rest
-        self._rest = data, keys, placing.everywhere(into(hyper, arrays, "hyper"))
+        if any(name.startswith("hyper/") for name in arrays):
+            self._rest = data, keys, placing.everywhere(into(hyper, arrays, "hyper"))
         if not self._batching.draws:
             self._draw_order(self._step // self.plan.steps_per_epoch)
 

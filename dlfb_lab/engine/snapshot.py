@@ -24,36 +24,42 @@ class Snapshot(NamedTuple):
     Attributes:
         arrays: NumPy arrays of their own, by name.
         place: what stands beside them, as JSON values.
-        metrics: the latest scores, by column of the history.
+        metrics: the scores of this state, by column of the history; empty where it has not been evaluated.
+        took_s: wall time for which training waited for it.
     """
 
     arrays: dict[str, Array]
     place: dict[str, Any]
     metrics: Mapping[str, float] = {}
+    took_s: float = 0.0
 
 
 class Checkpointer(Protocol):
     """Whoever keeps snapshots of a run."""
 
-    def due(self, step: int, ending: bool) -> bool:
+    def due(self, step: int, ending: bool, better: bool = False) -> bool:
         """Returns whether a snapshot is wanted.
 
         Args:
             step: updates applied.
             ending: whether training is over, so that this is the last.
+            better: whether the state has just been found to be the best so far.
         """
 
     def steps_until(self, step: int) -> int:
         """Returns how many updates may be applied before it wants to be asked again."""
 
-    def save(self, snapshot: Snapshot) -> Iterator[Event]:
-        """Takes a snapshot; yields what there is to tell of it."""
+    def save(self, snapshot: Snapshot) -> None:
+        """Takes a snapshot, and keeps it without having training wait."""
+
+    def news(self) -> Iterator[Event]:
+        """Yields what there is to tell since it was last asked."""
 
 
 class Never:
     """Keeps nothing."""
 
-    def due(self, step: int, ending: bool) -> bool:
+    def due(self, step: int, ending: bool, better: bool = False) -> bool:
         """See `Checkpointer`."""
         return False
 
@@ -61,7 +67,10 @@ class Never:
         """See `Checkpointer`."""
         return sys.maxsize
 
-    def save(self, snapshot: Snapshot) -> Iterator[Event]:
+    def save(self, snapshot: Snapshot) -> None:
+        """See `Checkpointer`."""
+
+    def news(self) -> Iterator[Event]:
         """See `Checkpointer`."""
         yield from ()
 
@@ -88,7 +97,7 @@ def into(template: PyTree, arrays: Mapping[str, Array], within: str) -> PyTree:
     names = _names(template, within)
     wrong = differences(template, arrays, within)
     if wrong:
-        raise StoreError(f"What was saved does not fit: {shown(wrong)}.")
+        raise StoreError(f"The model or its optimizer is not the one that was saved: {shown(wrong)}.")
     leaves = [
         jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=jax.random.key_impl(leaf))
         if _is_key(leaf)

@@ -16,6 +16,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from dlfb_lab.models.model import Identity, hashable
 
@@ -104,8 +105,14 @@ def _own_members(cls: type) -> list[tuple[str, Any]]:
 
 
 def _of_code(code: CodeType) -> Hashable:
-    constants = tuple(_of_code(c) if isinstance(c, CodeType) else (type(c).__name__, repr(c)) for c in code.co_consts)
+    constants = tuple(_of_code(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts)
     return code.co_code, code.co_names, code.co_varnames, constants
+
+
+def _constant(value: object) -> tuple[str, str]:
+    # The order of a set is another in every process.
+    shown = sorted(map(repr, value)) if isinstance(value, frozenset) else value
+    return type(value).__name__, repr(shown)
 
 
 def names_used(code: CodeType) -> list[str]:
@@ -128,3 +135,22 @@ def is_installed(value: Any) -> bool:
     if name == "__main__" or path is None:
         return name == "builtins"
     return str(path).startswith(_LIBRARIES)
+
+
+def digest(key: Hashable) -> str:
+    """Returns a fingerprint in 16 hexadecimal digits that are the same in another process.
+
+    What counts by identity counts by its name here.
+    """
+    return xxhash.xxh3_64_hexdigest(_text(key).encode())
+
+
+def _text(key: Any) -> str:
+    if isinstance(key, Identity):
+        key = key.value
+    if isinstance(key, tuple):
+        return f"({','.join(map(_text, key))})"
+    if isinstance(key, _PLAIN):
+        return repr(key)
+    named = key if hasattr(key, "__qualname__") else type(key)
+    return f"{getattr(named, '__module__', '')}.{named.__qualname__}"

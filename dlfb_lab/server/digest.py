@@ -26,6 +26,7 @@ class Digest:
         self._step = 0
         self._updated_s = 0.0
         self._training_s: float | None = None
+        self._idle_s = 0.0
         self._scores: dict[str, dict[str, Any]] = {}
         self._lowest: dict[tuple[str, str], tuple[float, int]] = {}
         self._highest: dict[tuple[str, str], tuple[float, int]] = {}
@@ -86,6 +87,9 @@ class Digest:
                     **{name: event[name] for name in names},
                 }
             case "status":
+                if event["state"] == "compiling" and self._training_s is not None:
+                    # Of a run that goes on from a checkpoint: nobody trained it meanwhile.
+                    self._idle_s += max(0.0, _float(event["time_s"]) - self._training_s)
                 self._status = {"state": event["state"], "time_s": event["time_s"], "reason": event.get("reason", "")}
             case "evaluation":
                 self._evaluated(event["split"], event["step"], dict(event["metrics"]))
@@ -122,7 +126,7 @@ class Digest:
             "reason": self._status["reason"] if self._status else "",
             "started_s": self.started_s,
             "updated_s": self._updated_s,
-            "elapsed_s": until_s - self.started_s if plan and until_s is not None else 0.0,
+            "elapsed_s": until_s - self.started_s - self._idle_s if plan and until_s is not None else 0.0,
             "step": self._step,
             "steps_total": plan.get("steps_total", 0),
             "members": plan.get("members", 0),

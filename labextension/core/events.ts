@@ -69,6 +69,10 @@ export interface RunStarted extends Event {
   source: string;
   /** names of what is trained at once, for example "seed 1"; empty where it is one model. */
   members: string[];
+  /** the run whose checkpoint it began from; empty where it began anew. */
+  parent: string;
+  /** updates applied to that checkpoint. */
+  parent_step: number;
 }
 
 /** The scores of a simple method: a horizontal line on the charts of a split. */
@@ -179,6 +183,21 @@ export interface RateTest extends Event {
   duration_s: JsonFloat;
 }
 
+/** The state at a step is on the disk. */
+export interface CheckpointSaved extends Event {
+  kind: "checkpoint_saved";
+  /** its size there. */
+  bytes: number;
+  /** wall time it took, while training went on. */
+  duration_s: JsonFloat;
+  /** wall time for which training waited. */
+  stall_s: JsonFloat;
+  /** "complete", or "not finite" where an array has a NaN or an infinity. */
+  state: string;
+  /** steps of all checkpoints that the run has since then. */
+  kept: number[];
+}
+
 /** What JAX's allocator holds of one device's memory. NaN is what the backend does not report. */
 export interface DeviceMemory extends Event {
   kind: "device_memory";
@@ -201,7 +220,7 @@ export interface DeviceMemory extends Event {
 }
 
 export type RunEvent =
-  RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice | PlanChosen | RateTest | DeviceMemory;
+  RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice | PlanChosen | RateTest | CheckpointSaved | DeviceMemory;
 
 export const KINDS: readonly RunEvent["kind"][] = [
   "run_started",
@@ -213,5 +232,6 @@ export const KINDS: readonly RunEvent["kind"][] = [
   "notice",
   "plan_chosen",
   "rate_test",
+  "checkpoint_saved",
   "device_memory",
 ];

@@ -125,6 +125,7 @@ export function asEvent(value: unknown): RunEvent | null {
 /** Takes one event into the state, in place: copying a million losses for each event would be the whole cost. */
 export function reduce(state: RunState, event: RunEvent): void {
   const time_s = toNumber(event.time_s);
+  const before_s = state.updated_s;
   if (Number.isNaN(state.started_s)) state.started_s = time_s;
   state.updated_s = time_s;
   state.step = Math.max(state.step, event.step);
@@ -136,6 +137,8 @@ export function reduce(state: RunState, event: RunEvent): void {
       state.updated_s = time_s;
       break;
     case "status":
+      // Of a run that goes on from a checkpoint: nobody trained it meanwhile.
+      if (event.state === "compiling" && time_s > before_s) state.started_s += time_s - before_s;
       state.state = (asText(event.state) || state.state) as State;
       state.reason = asText(event.reason);
       state.stateSince_s = time_s;

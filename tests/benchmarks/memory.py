@@ -55,6 +55,7 @@ def _answer() -> dict[str, Any]:
     from peers.network import MLP
 
     import dlfb_lab
+    from dlfb_lab.engine import saving
 
     device = jax.local_devices()[0]
     x = np.random.default_rng(0).standard_normal((ROWS, FEATURES), dtype=np.float32)
@@ -69,6 +70,7 @@ def _answer() -> dict[str, Any]:
 
         # A first run, so that what compiling takes is not taken for training's.
         train()
+        saving.wait()
         gc.collect()
         before = _resident(reset=True)
         with _live() as live:

@@ -82,6 +82,7 @@ def test_nothing_but_empty_arrays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a run", "läuft: 50 % – 走", "x" * 100])
 def test_any_name_of_a_folder_will_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
     same(restore(save(tmp_path / name, 1, ARRAYS)), ARRAYS)
     shutil.move(tmp_path / name, tmp_path / "copied")
     same(restore(listed(tmp_path / "copied")[0]), ARRAYS)

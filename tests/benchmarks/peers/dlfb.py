@@ -14,6 +14,7 @@ import jax
 from workloads import LEARNING_RATE, Workload
 
 import dlfb_lab
+from dlfb_lab.engine import saving
 from dlfb_lab.views import bundle
 from peers.network import network
 
@@ -56,6 +57,7 @@ def prepare(workload: Workload, *, view: bool = True, **options: Any) -> Callabl
             "whole_s": returned - called,
         }
 
+    train.settle = saving.wait  # type: ignore[attr-defined]
     return train
 
 

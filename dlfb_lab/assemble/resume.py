@@ -1,0 +1,224 @@
+"""Going on with a run from one of its checkpoints: which, and whether what is given now is what was trained then."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import xxhash
+
+from dlfb_lab import journal
+from dlfb_lab.assemble.request import TrainRequest
+from dlfb_lab.checkpoints import folder, keeping
+from dlfb_lab.checkpoints.folder import Checkpoint
+from dlfb_lab.data.lazy import is_lazy
+from dlfb_lab.engine.experiment import Experiment
+from dlfb_lab.engine.feed import Rows, Streamed
+from dlfb_lab.engine.snapshot import Snapshot
+from dlfb_lab.errors import OptionError, StoreError
+from dlfb_lab.events import RunStarted
+from dlfb_lab.models.fingerprint import digest, fingerprint
+from dlfb_lab.record import Record
+
+SAMPLE_BYTES = 1 << 24
+"""Of an array that are compared; of a larger one, rows at equal distances."""
+
+UNIMPORTANT = frozenset(("plan", "timebox", "background", "debug", "checkpoint"))
+"""Settings with which the numbers are the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What training goes on from.
+
+    Attributes:
+        path: the run's folder.
+        started: its plan.
+        checkpoint: the one that was chosen.
+        snapshot: what is in it.
+        latest: whether there is no later one.
+        ended: whether the run came to its planned end.
+    """
+
+    path: Path
+    started: RunStarted
+    checkpoint: Checkpoint
+    snapshot: Snapshot
+    latest: bool
+    ended: bool
+
+
+def find(asked: Any, store: str | Path | None) -> Origin:
+    """Reads the checkpoint that is asked for.
+
+    Args:
+        asked: a run, its id, name or folder; with "@step" behind it for one that is not the latest.
+        store: the folder to look in.
+
+    Raises:
+        OptionError: the step is no number.
+        StoreError: there is no such run or checkpoint, it is damaged, or the run is being trained.
+    """
+    path, step = _named(asked, store)
+    if journal.liveness(path) == "alive" and not Record(journal.read(path)).ended:
+        raise StoreError(f"--resume: {path.name} is being trained. Stop it first, or wait for its end.")
+    record = Record(journal.read(path))
+    if record.started is None:
+        raise StoreError(f"--resume: `{path}` holds no run: its journal has no beginning.")
+    found = folder.listed(path)
+    usable = keeping.usable(found)
+    chosen = _chosen(path, found, usable, step)
+    return Origin(
+        path=path,
+        started=record.started,
+        checkpoint=chosen,
+        snapshot=_read(path, chosen, usable),
+        latest=chosen == usable[0],
+        ended=record.status is not None and record.status.state == "finished",
+    )
+
+
+def _named(asked: Any, store: str | Path | None) -> tuple[Path, int | None]:
+    if hasattr(asked, "record"):
+        if asked.path is None:
+            raise StoreError("--resume: nothing of this run was kept on disk.")
+        return asked.path, None
+    name, _, at = str(asked).rpartition("@") if "@" in str(asked) else (str(asked), "", "")
+    if at and not at.isdecimal():
+        raise OptionError(f"--resume {asked}: after the @ stands a step, a whole number.")
+    path = Path(name).expanduser().absolute()
+    if not (path / journal.EVENTS).exists():
+        path = journal.find(journal.store_folder(store), name)
+    return path, int(at) if at else None
+
+
+def _chosen(path: Path, found: list[Checkpoint], usable: list[Checkpoint], step: int | None) -> Checkpoint:
+    there = ", ".join(f"{checkpoint.step:,}" for checkpoint in reversed(usable))
+    if step is not None:
+        at = next((checkpoint for checkpoint in found if checkpoint.step == step), None)
+        if at is None:
+            known = f"There are those of steps {there}." if there else "It has none from which training can go on."
+            raise StoreError(f"--resume: {path.name} has no checkpoint of step {step:,}. {known}")
+        if not at.usable:
+            other = f" Whole are those of steps {there}." if there else ""
+            raise StoreError(f"--resume: the checkpoint of step {step:,} is {at.state}: {at.why}{other}")
+        return at
+    if not usable:
+        bad = f" Of step {found[-1].step:,} there is one that is {found[-1].state}: {found[-1].why}" if found else ""
+        raise StoreError(f"--resume: {path.name} has no checkpoint from which training can go on.{bad}")
+    return usable[0]
+
+
+def _read(path: Path, chosen: Checkpoint, usable: list[Checkpoint]) -> Snapshot:
+    from dlfb_lab.checkpoints.arrays import restore
+
+    try:
+        arrays = restore(chosen)
+    except StoreError as error:
+        folder.verify(chosen)
+        others = [checkpoint for checkpoint in usable if checkpoint.step < chosen.step]
+        good = next((one for one in others if folder.verify(one).usable), None)
+        offer = f" The newest good one: --resume {path.name}@{good.step}" if good else " There is no other."
+        raise StoreError(f"{error}{offer}") from error
+    assert chosen.manifest is not None
+    return Snapshot(arrays, chosen.manifest.place, chosen.manifest.metrics)
+
+
+def fingerprints(r: TrainRequest, experiment: Experiment) -> dict[str, str]:
+    """Returns what tells whether a run is trained on as it was begun: of its data, and of the user's code."""
+    return {"data": _of_data(experiment), "code": digest(tuple(_code(r)))}
+
+
+def _code(r: TrainRequest) -> Iterator[Any]:
+    model = r.model
+    if isinstance(model, tuple):
+        model = model[0]
+    elif hasattr(model, "apply_fn"):
+        model = getattr(model.apply_fn, "__self__", model.apply_fn)
+    # Of an object that holds parameters the class alone: they change.
+    plain = dataclasses.is_dataclass(model) and not isinstance(model, type) and jax.tree_util.all_leaves([model])
+    yield fingerprint(model if plain or (callable(model) and hasattr(model, "__code__")) else type(model))
+    for given in (r.step, r.eval_step, r.loss, r.metrics):
+        yield fingerprint(given)
+
+
+def _of_data(experiment: Experiment) -> str:
+    found = xxhash.xxh3_64(experiment.split_hash.encode())
+    for part in (experiment.train, experiment.valid):
+        if isinstance(part, Streamed):
+            leaves = jax.tree.leaves(part.stream.first)
+            found.update(f"{part.stream.name} {[(a.shape[1:], str(a.dtype)) for a in leaves]}".encode())
+        elif isinstance(part, Rows):
+            for leaf in jax.tree.leaves(part.tree):
+                found.update(f"{np.shape(leaf)} {getattr(leaf, 'dtype', '')}".encode())
+                if not is_lazy(leaf):
+                    found.update(_sample(np.asarray(leaf)))
+    return found.hexdigest()
+
+
+def _sample(array: np.ndarray[Any, Any]) -> bytes:
+    if array.nbytes > SAMPLE_BYTES and array.ndim:
+        array = array[:: -(-array.nbytes // SAMPLE_BYTES)]
+    return array.tobytes()
+
+
+def differences(origin: Origin, now: dict[str, str], experiment: Experiment) -> list[str]:
+    """Returns how what is asked for now differs from the run, in words; empty where it is the same.
+
+    Raises:
+        StoreError: the data are others, so that there is no place in them to go on from.
+    """
+    manifest = origin.checkpoint.manifest
+    assert manifest is not None
+    then = manifest.fingerprints
+    name = origin.path.name
+    if then.get("data", now["data"]) != now["data"]:
+        raise StoreError(
+            f"--resume: the data are not those that {name} was trained on. "
+            f"To begin anew with its parameters: --init-from dlfb_lab.open_run({name!r})."
+        )
+    old, new = origin.started.settings, experiment.settings
+    said = [
+        f"{key.replace('_', '-')} {_shown(new.get(key))} (it was {_shown(old.get(key))})"
+        for key in sorted({*old, *new} - UNIMPORTANT - {"loss", "resume"})
+        if old.get(key) != new.get(key)
+    ]
+    if then.get("code", now["code"]) != now["code"]:
+        said.append("the code of the model, its step, loss or metrics")
+    return said
+
+
+def forked(snapshot: Snapshot, changes: list[str]) -> Snapshot:
+    """Returns what another run begins with: where something was changed, the optimizer's numbers are those of now."""
+    if not changes:
+        return snapshot
+    return snapshot._replace(arrays={k: v for k, v in snapshot.arrays.items() if not k.startswith("hyper/")})
+
+
+def said(origin: Origin, changes: list[str]) -> tuple[Literal["info", "warning"], str]:
+    """Returns what the user should know of a run that begins from another's checkpoint."""
+    why = f" Changed: {'; '.join(changes)}." if changes else ""
+    return "info", f"A new run, which begins from step {origin.checkpoint.step:,} of {origin.path.name}.{why}"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)
+
+
+def interrupted(store: Path, source: str) -> tuple[Path, int, int] | None:
+    """Returns the latest run that the same cell began if its kernel died: folder, last step, step to go on from."""
+    if not source:
+        return None
+    for path, started in reversed(journal.list_runs(store)):
+        if started.source == source:
+            record = Record(journal.read(path))
+            usable = keeping.usable(folder.listed(path))
+            if record.ended or not usable or journal.liveness(path) != "gone":
+                return None
+            return path, record.step, usable[0].step
+    return None
