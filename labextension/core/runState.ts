@@ -197,7 +197,7 @@ const PLAN: RunStarted = {
   ...{ kind: "run_started", step: 0, time_s: "NaN", version: NaN, run_id: "", name: "", task: "", task_sentence: "" },
   ...{ classes: [], model: "", model_kind: "", parameter_count: 0, steps_total: 0, steps_per_epoch: 0, batch_size: 0 },
   ...{ evaluations_total: 0, monitor: "", monitor_mode: "min", rows: {}, split_hash: "", settings: {}, versions: {} },
-  ...{ device: "", source: "", members: [] },
+  ...{ device: "", source: "", members: [], parent: "", parent_step: 0 },
 };
 
 /** The plan with every field of the kind that this version knows: a newer one may lack some, or mean others by them. */
