@@ -45,7 +45,7 @@ def generate() -> str:
         f"export const ENDED: readonly State[] = [{', '.join(_quote(s) for s in events.ENDED)}];\n",
         _interface(events.Event),
         *(_interface(cls) for cls in kinds),
-        f"export type RunEvent =\n{''.join(f'  | {name}\n' for name in names)[:-1]};\n",
+        "export type RunEvent =\n" + "\n".join(f"  | {name}" for name in names) + ";\n",
         f'export const KINDS: readonly RunEvent["kind"][] = [\n{kind_lines}];\n',
     ]
     return "\n".join(parts)

@@ -220,7 +220,17 @@ export interface DeviceMemory extends Event {
 }
 
 export type RunEvent =
-  RunStarted | Baseline | Losses | Evaluation | Compilation | Status | Notice | PlanChosen | RateTest | CheckpointSaved | DeviceMemory;
+  | RunStarted
+  | Baseline
+  | Losses
+  | Evaluation
+  | Compilation
+  | Status
+  | Notice
+  | PlanChosen
+  | RateTest
+  | CheckpointSaved
+  | DeviceMemory;
 
 export const KINDS: readonly RunEvent["kind"][] = [
   "run_started",
