@@ -180,7 +180,7 @@ def _train_one(request: TrainRequest) -> Run:
     else:
         changes = resume.differences(origin, prints, experiment)
         snapshot = origin.snapshot
-        if changes or not origin.latest or origin.ended:
+        if changes or not origin.latest:
             parent, snapshot = origin.path.name, resume.forked(snapshot, changes)
             kept, notices = _keep(request, session, rows_of)
             notices = [resume.said(origin, changes), *notices]

@@ -42,7 +42,7 @@ class Origin:
         checkpoint: the one that was chosen.
         snapshot: what is in it.
         latest: whether there is no later one.
-        ended: whether the run came to its planned end.
+        ended: whether the run came to its planned end, and this is it.
     """
 
     path: Path
@@ -79,7 +79,7 @@ def find(asked: Any, store: str | Path | None) -> Origin:
         checkpoint=chosen,
         snapshot=_read(path, chosen, usable),
         latest=chosen == usable[0],
-        ended=record.status is not None and record.status.state == "finished",
+        ended=record.status is not None and record.status.state == "finished" and chosen.step >= record.step,
     )
 
 
@@ -171,6 +171,7 @@ def differences(origin: Origin, now: dict[str, str], experiment: Experiment) -> 
     """Returns how what is asked for now differs from the run, in words; empty where it is the same.
 
     Raises:
+        OptionError: the run has come to its end, and nothing else is asked for.
         StoreError: the data are others, so that there is no place in them to go on from.
     """
     manifest = origin.checkpoint.manifest
@@ -190,6 +191,11 @@ def differences(origin: Origin, now: dict[str, str], experiment: Experiment) -> 
     ]
     if then.get("code", now["code"]) != now["code"]:
         said.append("the code of the model, its step, loss or metrics")
+    if not said and origin.ended:
+        raise OptionError(
+            f"--resume: {name} has come to its end, at step {origin.checkpoint.step:,}. To train it further ask for "
+            f"more --epochs or --steps than before; to go back, say from where: --resume {name}@STEP."
+        )
     return said
 
 

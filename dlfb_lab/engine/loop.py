@@ -29,7 +29,7 @@ from dlfb_lab.engine.snapshot import Checkpointer, Never, Snapshot
 from dlfb_lab.engine.streamed import StreamedTrainer
 from dlfb_lab.engine.trainer import Trained, Trainer
 from dlfb_lab.errors import DataError, one_line
-from dlfb_lab.events import Evaluation, Event, FloatBlock, Losses, Notice, RateTest, RunStarted, Status
+from dlfb_lab.events import Baseline, Evaluation, Event, FloatBlock, Losses, Notice, RateTest, RunStarted, Status
 
 PATIENCE_S = 0.2
 """A run that was told to stop still takes its last evaluation if that is quicker than this."""
@@ -82,12 +82,15 @@ def train(
         training = _Training(experiment, plan, control, trainer, checkpointer or Never())
         try:
             begun = int(snapshot.place["step"]) if snapshot is not None else 0
-            if snapshot is None or parent:
+            begins = snapshot is None or parent != ""
+            if begins:
                 yield training.started(run_id, parent, begun)
             yield Status(step=begun, state="compiling")
             for event in training.prepare(snapshot):
-                yield replace(event, step=begun)
-            yield Status(step=begun, state="running", reason="resumed" if begun and not parent else "")
+                # What was said at the beginning of a run is not said again where it goes on.
+                if begins or not isinstance(event, Baseline | Notice):
+                    yield replace(event, step=begun)
+            yield Status(step=begun, state="running", reason="" if begins else "resumed")
             reason = yield from training.run()
             yield from training.checkpointer.news()
             yield from training.restore_best()

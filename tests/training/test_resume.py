@@ -99,6 +99,8 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     run = dlfb_lab.train(Noisy(), data, store=tmp_path, resume=cut.id, **options)
     assert run.id == cut.id and run.status == whole.status == "finished"
     same(run, whole)
+    said = [notice.text for notice in run.record.notices]
+    assert len(said) == len(set(said)) and len(run.record.baselines) == len(whole.record.baselines)
     again = dlfb_lab.open_run(run.id, tmp_path)
     pd.testing.assert_frame_equal(again.history, whole.history)
     assert again.status == "finished"
@@ -162,6 +164,7 @@ def test_what_cannot_be_gone_on_with_is_said(tmp_path: Path) -> None:
     refused(tmp_path, StoreError, "no checkpoint of step 3. There are those of steps 8, 16", resume=f"{run.id}@3")
     refused(tmp_path, StoreError, "the data are not those", Noisy(), (X + 1, Y), resume=run.id)
     refused(tmp_path, OptionError, "--resume goes on with one", sweep="batch_size=8,16", batch_size=None, resume=run.id)
+    refused(tmp_path, OptionError, "has come to its end, at step 60. .*more", resume=run.id)
     bare = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, **{**OPTIONS, "checkpoint": "off"})
     assert bare.checkpoints == []
     refused(tmp_path, StoreError, "has no checkpoint from which training can go on", resume=bare.id)
@@ -182,7 +185,10 @@ def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_offered(tmp_path:
     refused(tmp_path, StoreError, f"step 60 is damaged.*--resume {run.id}@56", resume=run.id)
     refused(tmp_path, StoreError, "step 60 is damaged: .*checksum differs", resume=f"{run.id}@60")
     good = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, resume=run.id, **OPTIONS)
-    assert good.record.started is not None and good.record.started.parent_step == 56
+    assert good.id == run.id
+    same(good, run)
+    assert saving.wait(60)
+    assert [checkpoint.state for checkpoint in good.checkpoints] == ["complete"] * 8
 
 
 def test_checkpoints_are_marked_on_the_axis_and_the_first_folder_may_be_copied(tmp_path: Path) -> None:
