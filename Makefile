@@ -22,7 +22,7 @@ BUNDLE_SOURCES := $(shell find labextension -not -name '*.py' -not -path '*__pyc
 	package.json $(wildcard tsconfig*.json)
 EXTRAS := $(VENV)/dev.stamp $(if $(GUESTS),$(VENV)/guests.stamp)
 
-.PHONY: help setup installed demo lab test check bench format clean node
+.PHONY: help setup installed demo lab test check bench torture format clean node
 
 help:
 	@echo 'make demo    install, run the quickstart notebook, say where the result is'
@@ -32,6 +32,7 @@ help:
 	@echo 'make check   only the static checks'
 	@echo 'make format  put the code in its one format'
 	@echo 'make bench   time training against other frameworks  [GUESTS=1]'
+	@echo 'make torture kill training a hundred times, and go on with it'
 	@echo 'make clean   remove everything that make made'
 
 # npm and pip both wait for the network: they do it at the same time, unless the user says how many jobs there are.
@@ -81,6 +82,9 @@ test: setup
 
 bench: setup
 	@$(BIN)/python tests/benchmarks/run.py
+
+torture: setup
+	@$(BIN)/python tests/torture.py
 
 format: setup
 	@ruff check --quiet --fix . ; ruff format --quiet .

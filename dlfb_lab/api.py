@@ -185,11 +185,10 @@ def _train_one(request: TrainRequest) -> Run:
             kept, notices = _keep(request, session, rows_of)
             notices = [resume.said(origin, changes), *notices]
         else:
-            kept, notices = (
-                journal.rewound(origin.path, origin.checkpoint.step, int(snapshot.place["evaluated_at"])),
-                [],
-            )
-            before = Record(journal.read(origin.path))
+            kept = journal.rewound(origin.path, origin.checkpoint.step, int(snapshot.place["evaluated_at"]))
+            notices, before = resume.at_the_end(origin), Record(journal.read(origin.path))
+            # All else was said when it began.
+            experiment = replace(experiment, notices=())
     run_id = kept.path.name if kept is not None else experiment.name
     run = Run(before, None if kept is None else kept.path, session)
     if kept is not None:

@@ -8,7 +8,7 @@
     <store>/<run id>/writer.json             the process that trains, to tell whether it still lives
     <store>/<run id>/requests.jsonl          what others ask of the run; see inbox.py
     <store>/<run id>/checkpoints/            its states that were saved; see checkpoints/folder.py
-    <store>/<run id>/before-<time>.jsonl     events.jsonl as it was before the run went on from an earlier step
+    <store>/<run id>/before.jsonl            events.jsonl as it was before the run last went on from an earlier step
 
 Events are only ever appended, in whole lines, but for a run that goes on from an
 earlier step, whose journal is shortened to that step first. A line that a killed process
@@ -45,6 +45,7 @@ from dlfb_lab.inbox import FILE as REQUESTS
 EVENTS = "events.jsonl"
 TAIL = "tail.json"
 WRITER = "writer.json"
+BEFORE = "before.jsonl"
 LINE_BYTES = 1 << 18
 """Losses that are so many get a line at once: the tail is written anew with each report."""
 
@@ -254,7 +255,7 @@ def rewound(path: Path, step: int, evaluated_at: int) -> Journal:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        shutil.copy2(path / EVENTS, path / f"before-{datetime.datetime.now():%Y%m%d-%H%M%S}.jsonl")
+        shutil.copy2(path / EVENTS, path / BEFORE)
         _claim(path)
         begun.replace(path / EVENTS)
         for name in (TAIL, REQUESTS):

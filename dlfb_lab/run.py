@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlfb_lab import journal
-from dlfb_lab.checkpoints import folder
+from dlfb_lab.checkpoints import folder, keeping
 from dlfb_lab.checkpoints.folder import Checkpoint
 from dlfb_lab.cite import methods_paragraph, ordinal
 from dlfb_lab.data.scaling import Scaling, device_inputs
@@ -384,19 +384,15 @@ class Run:
         Raises:
             StoreError: it was trained in another kernel, or has no checkpoint.
         """
-        if self._session is None:
-            raise StoreError(
-                f"`{self.id}` was trained in another kernel, which had the model and the data. Give them again: "
-                f"dlfb_lab.train(model, data, resume={self.id!r}), or %dlfb_train model data --resume {self.id}"
-            )
+        session = self._live()
         if not self._over.is_set():
-            self._session.control.resume()
+            session.control.resume()
             return self
         from dlfb_lab.engine import saving
 
-        assert self._session.again is not None
+        assert session.again is not None
         saving.wait()
-        return self._session.again(self)
+        return session.again(self)
 
     def wait(self, timeout_s: float | None = None) -> Run:
         """Waits until a run in the background is over, or the time is up, and returns the run."""
@@ -425,6 +421,13 @@ class Run:
 
     def _live(self) -> Session:
         if self._session is None:
+            saved = [] if self.path is None else keeping.usable(folder.listed(self.path))
+            if saved:
+                raise StoreError(
+                    f"The parameters of `{self.id}` are in its checkpoints; model and data were in another kernel. "
+                    f"Give them again, and its latest state, of step {saved[0].step:,}, is restored: "
+                    f"dlfb_lab.train(model, data, resume={self.id!r}) with the options it was trained with."
+                )
             raise StoreError(
                 f"The parameters of `{self.id}` were not saved, and it was trained in another kernel. "
                 "Its history and scores are here; to predict, train it again."

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from dlfb_lab import events
 from dlfb_lab.events import (
     Baseline,
+    CheckpointSaved,
     Compilation,
     DeviceMemory,
     Evaluation,
@@ -97,6 +98,7 @@ EVERY_KIND: list[Event] = [
         duration_s=0.1,
         members=[{"loss": 0.0}, {"loss": math.nan}],
     ),
+    CheckpointSaved(step=5, time_s=2.5, bytes=4096, duration_s=0.1, stall_s=0.01, state="complete", kept=[3, 5]),
     DeviceMemory(step=3, time_s=2.5, device="gpu:0", device_kind="GPU", in_use_bytes=1.0, preallocated=True),
 ]
 

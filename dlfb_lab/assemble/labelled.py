@@ -68,10 +68,11 @@ def prepare(r: TrainRequest, outputs_of: Callable[[Any], tuple[int, ...]], regre
         DataError, OptionError: the data, or what was said of them, cannot be used.
     """
     tasks.check_name(r.task)
+    asked: dict[str, Any] = {"batch_size": rows_asked(r), "seed": int(r.seed), "apart": True}
     if r.task == "reconstruction" and r.target is None:
-        read = sources.read_inputs(r.data, groups=r.groups, batch_size=rows_asked(r), seed=int(r.seed))
+        read = sources.read_inputs(r.data, groups=r.groups, **asked)
     else:
-        read = sources.read(r.data, target=r.target, groups=r.groups, batch_size=rows_asked(r), seed=int(r.seed))
+        read = sources.read(r.data, target=r.target, groups=r.groups, **asked)
     return _of_stream(r, read, outputs_of, regression) if isinstance(read, Stream) else _of_rows(r, read, regression)
 
 

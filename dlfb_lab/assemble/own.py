@@ -83,7 +83,7 @@ def prepare(r: TrainRequest, pairs: bool = False) -> Prepared:
 
 def _read(r: TrainRequest, data: Any, pairs: bool, whole: bool = False) -> Rows | Stream:
     """Reads rows, or a stream; with `whole` a stream is read to its end."""
-    asked: dict[str, Any] = {"batch_size": rows_asked(r), "seed": int(r.seed)}
+    asked: dict[str, Any] = {"batch_size": rows_asked(r), "seed": int(r.seed), "apart": not whole}
     if pairs:
         read = sources.read(data, target=r.target, groups=r.groups, **asked)
         if isinstance(read, Stream):

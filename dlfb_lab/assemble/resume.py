@@ -171,7 +171,6 @@ def differences(origin: Origin, now: dict[str, str], experiment: Experiment) -> 
     """Returns how what is asked for now differs from the run, in words; empty where it is the same.
 
     Raises:
-        OptionError: the run has come to its end, and nothing else is asked for.
         StoreError: the data are others, so that there is no place in them to go on from.
     """
     manifest = origin.checkpoint.manifest
@@ -191,11 +190,6 @@ def differences(origin: Origin, now: dict[str, str], experiment: Experiment) -> 
     ]
     if then.get("code", now["code"]) != now["code"]:
         said.append("the code of the model, its step, loss or metrics")
-    if not said and origin.ended:
-        raise OptionError(
-            f"--resume: {name} has come to its end, at step {origin.checkpoint.step:,}. To train it further ask for "
-            f"more --epochs or --steps than before; to go back, say from where: --resume {name}@STEP."
-        )
     return said
 
 
@@ -204,6 +198,19 @@ def forked(snapshot: Snapshot, changes: list[str]) -> Snapshot:
     if not changes:
         return snapshot
     return snapshot._replace(arrays={k: v for k, v in snapshot.arrays.items() if not k.startswith("hyper/")})
+
+
+def at_the_end(origin: Origin) -> list[tuple[Literal["info", "warning"], str]]:
+    """Returns what the user should know of a run that goes on where there is nothing left to train."""
+    if not origin.ended:
+        return []
+    return [
+        (
+            "info",
+            f"Nothing is left to train: this is its state at step {origin.checkpoint.step:,}. "
+            "To train further ask for more --epochs or --steps.",
+        )
+    ]
 
 
 def said(origin: Origin, changes: list[str]) -> tuple[Literal["info", "warning"], str]:

@@ -31,7 +31,13 @@ OPENERS: tuple[Opener, ...] = (
 
 
 def read(
-    data: Any, *, target: Any = None, groups: Any = None, batch_size: int | None = None, seed: int = 0
+    data: Any,
+    *,
+    target: Any = None,
+    groups: Any = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    apart: bool = False,
 ) -> Examples | Stream:
     """Reads the user's data with the first adapter that knows their kind.
 
@@ -42,6 +48,7 @@ def read(
         groups: a column's name, or what each row belongs to, shape [rows].
         batch_size: rows of a batch that is made of single examples, if the user asked for it.
         seed: of the run.
+        apart: whether a stream is read in a thread of its own, as what is trained on.
 
     Returns:
         Rows, where they can be taken in any order; else a stream, whose batches `batch.pair` takes apart.
@@ -59,12 +66,14 @@ def read(
             examples = reader(data, target, groups)
             if examples is not None:
                 return check(examples)
-    stream = _stream(data, groups, batch_size, seed)
+    stream = _stream(data, groups, batch_size, seed, apart)
     check_finite(pair(stream.first, target)[0], [])
     return stream
 
 
-def read_inputs(data: Any, *, groups: Any = None, batch_size: int | None = None, seed: int = 0) -> Examples | Stream:
+def read_inputs(
+    data: Any, *, groups: Any = None, batch_size: int | None = None, seed: int = 0, apart: bool = False
+) -> Examples | Stream:
     """Reads data all of which is inputs, to be reconstructed.
 
     Args:
@@ -72,6 +81,7 @@ def read_inputs(data: Any, *, groups: Any = None, batch_size: int | None = None,
         groups: see `read`.
         batch_size: see `read`.
         seed: see `read`.
+        apart: see `read`.
 
     Returns:
         Rows whose `y` is the object `x`; or a stream, whose batches `batch.inputs_of` takes.
@@ -87,18 +97,19 @@ def read_inputs(data: Any, *, groups: Any = None, batch_size: int | None = None,
             examples = reader(data, groups)
             if examples is not None:
                 return check(examples)
-    stream = _stream(data, groups, batch_size, seed)
+    stream = _stream(data, groups, batch_size, seed, apart)
     check_finite(inputs_of(stream.first), [])
     return stream
 
 
-def read_tree(data: Any, *, batch_size: int | None = None, seed: int = 0) -> Tree | Stream:
+def read_tree(data: Any, *, batch_size: int | None = None, seed: int = 0, apart: bool = False) -> Tree | Stream:
     """Reads data for a step of the user's own: no target is taken out, and the structure stays.
 
     Args:
         data: a pytree of arrays, or what gives batches, as for `read`.
         batch_size: see `read`.
         seed: see `read`.
+        apart: see `read`.
 
     Raises:
         DataError: they are neither.
@@ -108,7 +119,7 @@ def read_tree(data: Any, *, batch_size: int | None = None, seed: int = 0) -> Tre
     data = _rows(data, batch_size, whole=True)
     leaf = jax.tree_util.all_leaves([data])
     if iterables.is_listed(data) or (leaf and not tables.is_table(data) and not iterables.is_array(data)):
-        return _stream(data, None, batch_size, seed, whole=True)
+        return _stream(data, None, batch_size, seed, apart, whole=True)
     return tree_of(data)
 
 
@@ -121,7 +132,7 @@ def _rows(data: Any, batch_size: int | None, whole: bool = False) -> Any:
     return data if examples is None else examples
 
 
-def _stream(data: Any, groups: Any, batch_size: int | None, seed: int, whole: bool = False) -> Stream:
+def _stream(data: Any, groups: Any, batch_size: int | None, seed: int, apart: bool, whole: bool = False) -> Stream:
     items = next((found for opener in OPENERS if (found := opener(data)) is not None), None)
     if items is None:
         if iterables.is_array(data):
@@ -135,4 +146,4 @@ def _stream(data: Any, groups: Any, batch_size: int | None, seed: int, whole: bo
         )
     if groups is not None:
         raise OptionError(f"--groups: the rows of a {items.name} are not divided here. Divide them yourself.")
-    return begin(items, batch_size=batch_size, seed=seed, whole=whole)
+    return begin(items, batch_size=batch_size, seed=seed, whole=whole, apart=apart)

@@ -239,7 +239,10 @@ class _Line:
             try:
                 while self.left and not self.items.empty():
                     self.left -= 1
-                    found = self.items.get_nowait()
+                    try:
+                        found = self.items.get_nowait()
+                    except Empty:
+                        break  # it was closed just now
                     if isinstance(found, _Item):
                         try:
                             found = _Item(self.converted(found), True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +22,9 @@ from dlfb_lab.data.source import Examples, check
 from dlfb_lab.errors import DataError, DlfbLabError, one_line
 
 DEFAULT_BATCH = 32
+
+PATIENCE_S = 10.0
+"""After how long it is said that an item does not come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class Stream:
         endless: whether an epoch is known to have no end.
         once: whether there is only one epoch.
         notices: what the user should know about how the data are read.
-        reader: in whose thread the first pass has begun, and all are to be read.
+        reader: in whose thread the first pass has begun, and all are to be read; None for that of whoever began it.
     """
 
     name: str
@@ -68,7 +74,7 @@ class Stream:
     endless: bool
     once: bool
     notices: tuple[str, ...]
-    reader: Reader
+    reader: Reader | None
     _passes: _Passes = field(repr=False)
 
     def epoch(self, number: int, seed: int) -> Iterator[Any]:
@@ -84,7 +90,9 @@ class Stream:
         return self._passes.epoch(number, seed)
 
 
-def begin(items: Items, *, batch_size: int | None = None, seed: int = 0, whole: bool = False) -> Stream:
+def begin(
+    items: Items, *, batch_size: int | None = None, seed: int = 0, whole: bool = False, apart: bool = False
+) -> Stream:
     """Reads the first batch, and tells batches from single examples, of which batches are made.
 
     Args:
@@ -92,24 +100,61 @@ def begin(items: Items, *, batch_size: int | None = None, seed: int = 0, whole: 
         batch_size: rows of a batch that is made of single examples; None for 32.
         seed: of the run; the first epoch then goes on where this has begun.
         whole: whether a batch may be anything, such as a graph: for a step of the user's own.
+        apart: whether it is read in a thread of its own, as what is trained on.
 
     Raises:
         DataError: there is nothing, it is not made of arrays, or examples cannot be stacked.
     """
     rest = _read(items, 0, seed)
-    reader = Reader()
+    reader = Reader() if apart else None
     try:
-        return _begun(items, rest, reader, batch_size, seed, whole)
+        stream = _begun(items, rest, reader, batch_size, seed, whole)
     except BaseException:
-        reader.last(rest.close)
+        _close(rest, reader)
         raise
+    # Whoever reads an epoch holds the passes, but perhaps not the stream.
+    weakref.finalize(stream._passes, _close, rest, reader).atexit = False
+    return stream
+
+
+def _close(rest: Generator[Any], reader: Reader | None) -> None:
+    """Closes what was begun, in the thread where it was; not if it is over or whoever reads it will."""
+    if inspect.getgeneratorstate(rest) not in (inspect.GEN_CREATED, inspect.GEN_SUSPENDED):
+        return
+    if reader is None:
+        rest.close()
+    else:
+        reader.last(rest.close)
 
 
 def _begun(
-    items: Items, rest: Generator[tuple[Any, Any]], reader: Reader, batch_size: int | None, seed: int, whole: bool
+    items: Items,
+    rest: Generator[tuple[Any, Any]],
+    reader: Reader | None,
+    batch_size: int | None,
+    seed: int,
+    whole: bool,
 ) -> Stream:
+    def late() -> None:
+        text = (
+            f"The {items.name} has not given its next item for {PATIENCE_S:.0f} s. Interrupt to end waiting. It is "
+            "read in a thread of its own: if it needs a lock that this cell holds, it waits for ever."
+        )
+        warnings.warn(text, stacklevel=2)
+
     def following(count: int) -> list[tuple[Any, Any]]:
-        return reader.call(lambda: list(islice(rest, count)))
+        """Returns the next items; one by one, so that after an interrupt no more are read."""
+        found: list[tuple[Any, Any]] = []
+        while len(found) < count:
+            one = (
+                list(islice(rest, 1))
+                if reader is None
+                else reader.call(lambda: list(islice(rest, 1)), PATIENCE_S, late)
+            )
+            if not one:
+                break
+            found += one
+        return found
 
     ahead: list[tuple[Any, Any]] = []
     kind = None if items.batched is None else Kind(items.batched)
@@ -270,7 +315,7 @@ def joined(stream: Stream, limit_bytes: int | None = None) -> Any:
                 )
         return batches
 
-    batches = stream.reader.call(read)
+    batches = read() if stream.reader is None else stream.reader.call(read)
     if len(batches) == 1:
         # It may be anything, such as a graph.
         return batches[0]

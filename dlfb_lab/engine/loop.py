@@ -86,6 +86,8 @@ def train(
             if begins:
                 yield training.started(run_id, parent, begun)
             yield Status(step=begun, state="compiling")
+            for level, text in experiment.notices:
+                yield Notice(step=begun, level=level, text=text)
             for event in training.prepare(snapshot):
                 # What was said at the beginning of a run is not said again where it goes on.
                 if begins or not isinstance(event, Baseline | Notice):
@@ -157,9 +159,7 @@ class _Training:
         )
 
     def prepare(self, snapshot: Snapshot | None) -> Iterator[Event]:
-        """Says what should be known, initialises, and compiles every program the plan needs."""
-        for level, text in self.experiment.notices:
-            yield Notice(step=0, level=level, text=text)
+        """Initialises, and compiles every program the plan needs."""
         if jax.default_backend() == "cpu":
             keep_freed_memory()
         yield from self.trainer.prepare(self._goes_on, snapshot)

@@ -235,8 +235,11 @@ class Saver:
         found = folder.listed(self._run)
         a = self._asked
         kept = keeping.reasons(found, self._monitor, self._mode, best=a.best, latest=a.keep)
+        last = found[-1].step if found else -1
         for checkpoint in found:
-            if checkpoint.usable and checkpoint.step not in kept:
+            # Of those that are not finite the last one, which shows what has become of the run.
+            needed = checkpoint.step in kept or (not checkpoint.usable and checkpoint.step == last)
+            if checkpoint.state in ("complete", "not finite") and not needed:
                 # Under the name of one that is not whole, so that it is never taken for a damaged one.
                 gone = self._run / FOLDER / f".step-{checkpoint.step}-{secrets.token_hex(4)}"
                 with contextlib.suppress(OSError):

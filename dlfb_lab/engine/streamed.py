@@ -32,10 +32,13 @@ MOST_SHAPES = 16
 """Of batches; each costs a compilation."""
 
 AHEAD = 2
-"""Batches that are on the device before they are needed."""
+"""Batches that are read before they are needed; more where the reading thread takes the steps itself."""
 
 LATE_S = 0.05
 """How long a dispatch waits for a batch before it lets others look whether to stop."""
+
+LENT_BYTES = 1 << 26
+"""Of batches that the reading thread gathers before it takes their steps."""
 
 LENT_S = GATHER_S + 0.01
 """How long the reading thread may take steps by itself before others look whether to stop."""
@@ -84,6 +87,8 @@ class StreamedTrainer:
         if e.members and e.train.rows is not None:
             text = "The members learn from the same batches in the same order, since rows are read as they are needed."
             yield Notice(step=0, level="info", text=text)
+        size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(sample))
+        self._most_lent = max(1, LENT_BYTES // max(1, size))
         order_key = experiments.order_key(e.members[0].seed if e.members else e.seed)
         if snapshot is not None:
             self._resume(snapshot)
@@ -136,7 +141,7 @@ class StreamedTrainer:
         values: list[Any] = []
         lent = self._traces and self._batches.lendable
         if lent:
-            self._batches.lend(partial(self._used, values), count, LENT_S)
+            self._batches.lend(partial(self._used, values), min(count, self._most_lent), LENT_S)
         while len(values) < count:
             try:
                 item = self._batches.get(0 if lent else LATE_S)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import caching
+import checkpoints
 import figures
 import importing
 import journals
@@ -41,6 +42,7 @@ OTHERS: dict[str, tuple[Callable[[int], dict[str, Any]], Callable[[dict[str, Any
     "cache": (caching.measure, caching.lines),
     "stream": (streaming.measure, streaming.lines),
     "memory": (memory.measure, memory.lines),
+    "checkpoints": (checkpoints.measure, checkpoints.lines),
     "toy": (toy.measure, toy.lines),
     "import": (importing.measure, importing.lines),
     "journal": (journals.measure, journals.lines),

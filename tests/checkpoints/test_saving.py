@@ -131,6 +131,14 @@ def test_the_best_and_the_latest_are_kept(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / folder.FOLDER).iterdir() if path.name.startswith(".")]
 
 
+def test_of_states_that_are_not_finite_only_the_last_is_kept(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, Asked(), "", "min")
+    bad = [Snapshot({"now/w": np.full(3, np.nan, np.float32)}, {"step": step}) for step in (2, 3, 4)]
+    told = save(saver, snapshot(1), *bad)
+    assert [(found.step, found.state) for found in folder.listed(tmp_path)] == [(1, "complete"), (4, "not finite")]
+    assert [vars(event)["state"] for event in told] == ["complete", *["not finite"] * 3]
+
+
 def test_one_that_cannot_be_saved_is_told_once_and_the_last_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,8 +258,15 @@ def spent(count: int = 1000) -> Iterator[int]:
         yield number
 
 
-def test_only_the_items_of_an_iterator_that_computes_are_lent() -> None:
-    with Prefetch(spent(), same) as batches:
+@pytest.fixture
+def computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes all the time of an iterator for the processor's, as it is where nothing else runs."""
+    monkeypatch.setattr(prefetch, "thread_time", prefetch.perf_counter)
+
+
+def test_only_the_items_of_an_iterator_that_computes_are_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, Prefetch(spent(), same) as batches:
+        patch.setattr(prefetch, "thread_time", prefetch.perf_counter)
         assert not batches.lendable, "nothing is known yet"
         got = [batches.get(LONG_S) for _ in range(40)]
         assert batches.lendable
@@ -283,13 +290,14 @@ def test_only_the_items_of_an_iterator_that_computes_are_lent() -> None:
         gate.passed.release()
 
 
+@pytest.mark.usefixtures("computing")
 def test_using_that_takes_long_is_left_to_the_reader() -> None:
     with Prefetch(spent(), same) as batches:
         for _ in range(40):
             batches.get(LONG_S)
         assert batches.lendable
         for _ in range(20):
-            batches.lend(lambda item: time.sleep(0.005) is None, 1, LONG_S)
+            batches.lend(lambda item: time.sleep(0.05) is None, 1, LONG_S)
         assert not batches.lendable
 
 

@@ -178,7 +178,9 @@ def test_a_driver_that_hangs_delays_nobody_and_its_age_is_told(source: Sampler, 
     good = after(source, lambda a: a["samples"] and a["gpus"])
     machine.gpus = lambda: (hangs.wait(20), Gpus(gpus=[gpu("a", 0)]))[1]
     try:
-        answer = after(source, lambda a: len(a["samples"]) > len(good["samples"]) + 5 and a["gpus"][0]["missing"])
+        answer = after(
+            source, lambda a: len(a["samples"]) > len(good["samples"]) + 5 and a["gpus"] and a["gpus"][0]["missing"]
+        )
         told = answer["gpus"][0]["missing"]["power_w"]
         assert re.fullmatch(r"the NVIDIA driver has not answered for \d+ s; its last figures are that old", told)
         assert answer["gpus"][0]["name"] == "NVIDIA a"

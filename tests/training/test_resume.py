@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pandas as pd
@@ -19,15 +15,12 @@ import pytest
 
 import dlfb_lab
 from dlfb_lab import journal
-from dlfb_lab.checkpoints import folder
 from dlfb_lab.engine import saving
 from dlfb_lab.errors import DlfbLabError, OptionError, StoreError
 from dlfb_lab.events import CheckpointSaved, Losses
 from dlfb_lab.run import Run
+from tests.torture import INTERVAL, Noisy, X, Y, torture
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(100, 4)).astype(np.float32)
-Y = (X @ [1.0, -2.0, 0.5, 0.0] + 0.1 * RNG.normal(size=100)).astype(np.float32)
 OPTIONS: dict[str, Any] = {
     "valid": 0.2,
     "steps": 60,
@@ -35,15 +28,6 @@ OPTIONS: dict[str, Any] = {
     "batch_size": 16,
     "checkpoint": "every=8,keep=9",
 }
-
-
-class Noisy(nn.Module):
-    width: int = 6
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        x = nn.relu(nn.Dense(self.width)(x))
-        return nn.Dense(1)(nn.Dropout(0.3, deterministic=not train)(x))
 
 
 def batches() -> Iterator[Any]:
@@ -104,7 +88,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     again = dlfb_lab.open_run(run.id, tmp_path)
     pd.testing.assert_frame_equal(again.history, whole.history)
     assert again.status == "finished"
-    assert again.path is not None and len(list(again.path.glob("before-*.jsonl"))) == 1
+    assert again.path is not None and (again.path / journal.BEFORE).exists()
 
 
 def test_an_evaluation_that_only_the_stop_called_for_is_not_one_of_the_run(
@@ -164,14 +148,25 @@ def test_what_cannot_be_gone_on_with_is_said(tmp_path: Path) -> None:
     refused(tmp_path, StoreError, "no checkpoint of step 3. There are those of steps 8, 16", resume=f"{run.id}@3")
     refused(tmp_path, StoreError, "the data are not those", Noisy(), (X + 1, Y), resume=run.id)
     refused(tmp_path, OptionError, "--resume goes on with one", sweep="batch_size=8,16", batch_size=None, resume=run.id)
-    refused(tmp_path, OptionError, "has come to its end, at step 60. .*more", resume=run.id)
     bare = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, **{**OPTIONS, "checkpoint": "off"})
     assert bare.checkpoints == []
     refused(tmp_path, StoreError, "has no checkpoint from which training can go on", resume=bare.id)
     with pytest.raises(StoreError, match=r"The model or its optimizer is not the one.*kernel has shape \(4, 6\)"):
         dlfb_lab.train(Noisy(7), (X, Y), store=tmp_path, resume=run.id, **OPTIONS)
-    with pytest.raises(StoreError, match=r"trained in another kernel.*--resume"):
-        dlfb_lab.open_run(run.id, tmp_path).resume()
+    asks: tuple[Any, ...] = (Run.resume, lambda reopened: reopened.predict(X))
+    for ask in asks:
+        with pytest.raises(StoreError, match=r"its latest state, of step 60, is restored: dlfb_lab.train.*resume="):
+            ask(dlfb_lab.open_run(run.id, tmp_path))
+
+
+def test_a_run_that_has_come_to_its_end_is_restored(tmp_path: Path) -> None:
+    run = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, early_stop="loss:9", **OPTIONS)
+    assert saving.wait(60)
+    restored = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, early_stop="loss:9", resume=run.id, **OPTIONS)
+    assert restored.id == run.id
+    same(restored, run)
+    np.testing.assert_array_equal(restored.predict(X), run.predict(X))
+    assert any("Nothing is left to train" in notice.text for notice in restored.record.notices)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_newest_good_one_offered(tmp_path: Path) -> None:
@@ -206,71 +201,9 @@ def test_checkpoints_are_marked_on_the_axis_and_the_first_folder_may_be_copied(t
     pd.testing.assert_series_equal(moved.history["train/loss"].loc[48:], run.history["train/loss"].loc[48:])
 
 
-CHILD = """
-import sys
-sys.path.insert(0, {here!r})
-import test_resume
-test_resume.child(*sys.argv[1:])
-"""
-
-
-def child(store: str, resume: str = "") -> None:
-    """Trains in a process that will be killed."""
-    import flax  # what takes long is over before the clock runs
-
-    assert flax is not None
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    resume_options = {"resume": resume} if resume else {}
-    dlfb_lab.train(Noisy(), (X, Y), store=store, **LONG, **resume_options)
-    saving.wait()
-
-
-LONG: dict[str, Any] = {
-    **{"valid": 0.2, "steps": 60_000, "eval_every": 5_000, "batch_size": 16, "lr": 1e-4},
-    **{"checkpoint": "every=500,keep=2", "name": "killed"},
-}
-
-
-def killed_and_resumed(store: Path, kills: int, seed: int) -> tuple[int, int, str]:
-    """Kills runs at random moments and goes on with them; returns kills, runs and the last run's id."""
-    rng = np.random.default_rng(seed)
-    command = [sys.executable, "-c", CHILD.format(here=str(Path(__file__).parent)), str(store)]
-    done, runs = 0, 0
-    resume = ""
-    while True:
-        process = subprocess.Popen([*command, *([resume] if resume else [])], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "ready"
-        runs += not resume
-        if done < kills:
-            try:
-                process.wait(rng.uniform(0.2, 4.0))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                done += 1
-        process.stdout.close()
-        code = process.wait(300)
-        paths = sorted(journal.list_runs(store), key=lambda found: found[1].time_s)
-        if code == 0 and done >= kills:
-            return done, runs, paths[-1][0].name
-        assert code in (0, -signal.SIGKILL), code
-        if not paths:
-            resume = ""
-            continue
-        path = paths[-1][0]
-        journal.read(path)
-        usable = [checkpoint for checkpoint in folder.listed(path) if checkpoint.usable]
-        assert all(folder.verify(checkpoint).usable for checkpoint in usable), "what is whole is whole"
-        resume = path.name if usable and code != 0 else ""
-
-
 def test_killed_at_random_moments_it_goes_on_bit_by_bit(tmp_path: Path) -> None:
-    kills, _, run = killed_and_resumed(tmp_path / "killed", 10, seed=1)
-    assert kills == 10
-    whole = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, **{**LONG, "checkpoint": "off"})
-    found = dlfb_lab.open_run(run, tmp_path / "killed")
-    assert found.status == "finished"
-    pd.testing.assert_frame_equal(found.history, whole.history)
-    last = found.checkpoints[-1]
-    assert last.step == 60_000
+    found = torture(tmp_path, 10, seed=1)
+    assert found.kills == 10
+    assert found.finished >= 1
+    assert found.identical == found.finished
+    assert max(found.repeated) <= 2 * INTERVAL, "the one that was being saved, and what came after it"

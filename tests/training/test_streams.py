@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import signal
 import sqlite3
 import threading
 import time
@@ -21,10 +23,10 @@ import pandas as pd
 import pytest
 
 import dlfb_lab
-from dlfb_lab.data import lazy, prefetch
+from dlfb_lab.data import lazy, prefetch, stream
 from dlfb_lab.data.lazy import ArrayRows
 from dlfb_lab.data.prefetch import Prefetch
-from dlfb_lab.errors import DataError, OptionError
+from dlfb_lab.errors import DataError, ModelError, OptionError
 from dlfb_lab.run import Run
 
 RNG = np.random.default_rng(0)
@@ -317,10 +319,62 @@ def test_what_a_generator_binds_to_its_thread_stays_with_it(tmp_path: Path) -> N
     same = dlfb_lab.train(Linear(), BATCHES, epochs=2, valid=BATCHES, **options)
     pd.testing.assert_frame_equal(run.history.drop(columns="epoch"), same.history.drop(columns="epoch"))
     assert len(closed) == 3 and len(set(closed)) == 2
+    for refused in ({"scale": True}, {"lr": "find"}, {"metrics": "nonsense"}, {"valid": 0.2}):
+        with pytest.raises((DataError, OptionError, ModelError)):
+            dlfb_lab.train(Linear(), batches, **{**options, **refused})
+    dlfb_lab.train(Linear(), batches, timebox=1e-4, **options)
+    gc.collect()
+    deadline = time.monotonic() + 60
+    while len(closed) < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(closed) == 8, "each was closed"
+    assert threading.main_thread() not in closed[3:], "in its own thread"
     with pytest.raises(OptionError):
         dlfb_lab.train(Linear(), batches, groups=np.zeros(48), **options)
     with pytest.raises(DataError, match="no such table"):
         dlfb_lab.train(Linear(), (sqlite3.connect(tmp_path / "none").execute("select * from rows") for _ in "a"))
+
+
+def test_a_set_to_evaluate_on_is_read_where_it_was_made(tmp_path: Path) -> None:
+    connection = sqlite3.connect(":memory:")
+    seen = []
+
+    def sets() -> Iterator[Any]:
+        connection.execute("select 1")
+        seen.append(threading.current_thread())
+        yield X[:16], Y[:16]
+
+    run = dlfb_lab.train(Linear(), BATCHES, valid=sets(), epochs=1, task="regression")
+    run.evaluate(sets())
+    assert seen == [threading.current_thread()] * 2
+
+
+def test_an_interrupt_ends_the_reading_of_first_items() -> None:
+    read = []
+
+    def slow() -> Iterator[Any]:
+        for number in range(64):
+            if number == 3:
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(0.2)
+            read.append(number)
+            yield X[number % 48], Y[number % 48]
+
+    with pytest.raises(KeyboardInterrupt):
+        dlfb_lab.train(Linear(), slow(), task="regression", steps=3)
+    time.sleep(0.5)
+    assert len(read) <= 5
+
+
+def test_an_item_that_does_not_come_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PATIENCE_S", 0.05)
+
+    def slow() -> Iterator[Any]:
+        time.sleep(0.5)
+        yield from BATCHES
+
+    with pytest.warns(UserWarning, match="has not given its next item.*Interrupt to end waiting"):
+        dlfb_lab.train(Linear(), slow(), task="regression", epochs=1)
 
 
 def test_a_stop_does_not_wait_for_a_slow_generator() -> None:
