@@ -7,11 +7,13 @@ python tests/torture.py --kills 10 --seed 3
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import dlfb_lab
 from dlfb_lab import journal
 from dlfb_lab.checkpoints import folder
 from dlfb_lab.engine import saving
+from dlfb_lab.errors import StoreError
 from dlfb_lab.record import Record
 
 HERE = Path(__file__).parent
@@ -35,7 +38,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 4)).astype(np.float32)
 Y = (X @ [1.0, -2.0, 0.5, 0.0] + 0.1 * RNG.normal(size=100)).astype(np.float32)
 OPTIONS: dict[str, Any] = {
-    **{"valid": 0.2, "steps": 60_000, "eval_every": 5_000, "batch_size": 16, "lr": 1e-4},
+    **{"valid": 0.2, "steps": 60_000, "eval_every": 5_000, "batch_size": 16, "lr": 1e-4, "plan": "fused"},
     **{"checkpoint": f"every={INTERVAL},keep=2", "name": "killed"},
 }
 
@@ -84,8 +87,11 @@ def torture(store: Path, kills: int, seed: int) -> Found:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "ready"
         if found.kills < kills:
+            # One of four may come before training has begun.
+            if found.kills % 4:
+                _await_progress(store / "killed", process)
             try:
-                process.wait(rng.uniform(0.2, 4.0))
+                process.wait(rng.uniform(0.0, 2.0))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
         process.stdout.close()
@@ -95,6 +101,31 @@ def torture(store: Path, kills: int, seed: int) -> Found:
         found.kills += code != 0
         resume = _look(store / "killed", found, whole, code == 0)
     return found
+
+
+def _await_progress(store: Path, process: subprocess.Popen[str]) -> None:
+    """Waits until the process has trained for a while, or is over."""
+    deadline_s = time.monotonic() + LONGEST_S
+    path, step = _latest(store) or (None, 0)
+    while process.poll() is None and time.monotonic() < deadline_s:
+        now = _latest(store)
+        if now is not None:
+            # It is another run, or goes on from its checkpoint.
+            step = min(step, now[1]) if now[0] == path else 0
+            path = now[0]
+            if now[1] > step + INTERVAL:
+                return
+        time.sleep(0.05)
+
+
+def _latest(store: Path) -> tuple[Path, int] | None:
+    """Returns the folder of the latest run and its step."""
+    paths = sorted(journal.list_runs(store), key=lambda run: run[1].time_s)
+    if not paths:
+        return None
+    with contextlib.suppress(StoreError):
+        return paths[-1][0], Record(journal.read(paths[-1][0])).step
+    return None
 
 
 def _look(store: Path, found: Found, whole: pd.DataFrame, ended: bool) -> str:

@@ -49,6 +49,7 @@ Examples
     run = %dlfb_train model (x, y) --valid 0.2 --early-stop auc:10 --schedule cosine --warmup 0.1
     run = %dlfb_train model (x, y) --valid 0.2 --seeds 8
     run = %dlfb_train model (x, y) --valid 0.2 --sweep lr=1e-4,1e-3,1e-2
+    run = %dlfb_train model (x, y) --valid 0.2 --resume mlp-20260105-101500-3f2a
     run = %dlfb_train images --step train_step --eval-step eval_step --state state --valid 0.1
 
 Afterwards
@@ -56,6 +57,7 @@ Afterwards
     run.predict(x)         class names, or values
     run.evaluate("test")   scores on the rows that training never touched; looks are counted
     run.plot()  run.cite()  run.params  run.state
+    run.checkpoints  run.resume()   states that were saved; go on with a run that was stopped
     dlfb_lab.runs()  dlfb_lab.open_run(id)
 
 Interrupt the kernel to stop and keep what there is; interrupt twice within 2 s to raise.
