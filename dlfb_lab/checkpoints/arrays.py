@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +124,27 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
     # Orbax refuses arrays without elements; the manifest says all there is to know of them.
     full = {name: np.asarray(array) for name, array in arrays.items() if _stored(array.shape)}
     if full:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(path.absolute(), full)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         found: dict[str, np.ndarray[Any, Any]] = checkpointer.restore(path.absolute())
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging what it raises, in tracebacks of many pages."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _stored(shape: tuple[int, ...]) -> bool:

@@ -76,6 +76,7 @@ def _answer() -> dict[str, Any]:
         with _live() as live:
             plans = train()
         after = _resident()
+        saving.wait()
 
     def step(params: Any, opt_state: Any, x: Any, y: Any) -> Any:
         def loss(params: Any) -> Any:
