@@ -388,10 +388,7 @@ class Run:
         if not self._over.is_set():
             session.control.resume()
             return self
-        from dlfb_lab.engine import saving
-
         assert session.again is not None
-        saving.wait()
         return session.again(self)
 
     def wait(self, timeout_s: float | None = None) -> Run:

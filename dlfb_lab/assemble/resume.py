@@ -17,6 +17,7 @@ from dlfb_lab.assemble.request import TrainRequest
 from dlfb_lab.checkpoints import folder, keeping
 from dlfb_lab.checkpoints.folder import Checkpoint
 from dlfb_lab.data.lazy import is_lazy
+from dlfb_lab.engine import saving
 from dlfb_lab.engine.experiment import Experiment
 from dlfb_lab.engine.feed import Rows, Streamed
 from dlfb_lab.engine.snapshot import Snapshot
@@ -65,11 +66,13 @@ def find(asked: Any, store: str | Path | None) -> Origin:
         StoreError: there is no such run or checkpoint, it is damaged, or the run is being trained.
     """
     path, step = _named(asked, store)
-    if journal.liveness(path) == "alive" and not Record(journal.read(path)).ended:
-        raise StoreError(f"--resume: {path.name} is being trained. Stop it first, or wait for its end.")
     record = Record(journal.read(path))
     if record.started is None:
         raise StoreError(f"--resume: `{path}` holds no run: its journal has no beginning.")
+    if not record.ended and journal.liveness(path) == "alive":
+        raise StoreError(f"--resume: {path.name} is being trained. Stop it first, or wait for its end.")
+    # The last state of a run of this process may be on its way to the disk.
+    saving.wait()
     found = folder.listed(path)
     usable = keeping.usable(found)
     chosen = _chosen(path, found, usable, step)

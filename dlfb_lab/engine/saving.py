@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from time import monotonic, thread_time
+from time import monotonic
 from typing import Any, Literal
 
 from dlfb_lab.checkpoints import folder, keeping
@@ -83,8 +83,8 @@ def asked(text: str | None) -> Asked | None:
 class Saver:
     """Keeps checkpoints of a run in its folder; a `Checkpointer`.
 
-    How often is decided by what saving has cost so far, the time in its thread included, which is taken from training
-    where both use one processor.
+    How often is decided by what saving has cost so far: all of its time, though training goes on beside it, for both may
+    want the same processors.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Saver:
     def _write(self, snapshot: Snapshot) -> None:
         from dlfb_lab.checkpoints.arrays import save  # imports Orbax, which takes seconds
 
-        began, began_s, step = thread_time(), monotonic(), int(snapshot.place["step"])
+        began_s, step = monotonic(), int(snapshot.place["step"])
         try:
             found = save(
                 self._run,
@@ -211,7 +211,7 @@ class Saver:
             self._failed(step, error)
         finally:
             with self._lock:
-                cost_s = thread_time() - began
+                cost_s = monotonic() - began_s
                 self._writing -= 1
                 self._count += 1
                 self._spent_s += cost_s

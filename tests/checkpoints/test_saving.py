@@ -23,10 +23,9 @@ from dlfb_lab.events import CheckpointSaved, Event, Notice
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Time, to be set by the test; what runs in a thread takes no time of the processor."""
+    """Time, to be set by the test."""
     now = [0.0]
     monkeypatch.setattr(saving, "monotonic", lambda: now[0])
-    monkeypatch.setattr(saving, "thread_time", lambda: 0.0)
     yield now
 
 
