@@ -83,8 +83,8 @@ def asked(text: str | None) -> Asked | None:
 class Saver:
     """Keeps checkpoints of a run in its folder; a `Checkpointer`.
 
-    How often is decided by what saving has cost so far: all of its time, though training goes on beside it, for both may
-    want the same processors.
+    How often is decided by what saving has cost so far: all of its time, though training goes on beside it, for both
+    may want the same processors.
     """
 
     def __init__(
