@@ -18,13 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from .server import CHROMIUM_FLAGS, JupyterLab
 
 ROOT = Path(__file__).parents[2]
 REFERENCES = Path(__file__).parent / "screenshots"
 REJECTED = ROOT / "build" / "screenshots"
+
+# A busy machine of two cores can need more than playwright's five seconds to draw a page that is just being opened.
+expect.set_options(timeout=30_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
