@@ -14,14 +14,15 @@ import xxhash
 
 from dlfb_lab import journal
 from dlfb_lab.assemble.request import TrainRequest
-from dlfb_lab.checkpoints import folder, keeping
+from dlfb_lab.checkpoints import finding, folder, keeping
+from dlfb_lab.checkpoints.arrays import read
 from dlfb_lab.checkpoints.folder import Checkpoint
 from dlfb_lab.data.lazy import is_lazy
 from dlfb_lab.engine import saving
 from dlfb_lab.engine.experiment import Experiment
 from dlfb_lab.engine.feed import Rows, Streamed
 from dlfb_lab.engine.snapshot import Snapshot
-from dlfb_lab.errors import OptionError, StoreError
+from dlfb_lab.errors import StoreError
 from dlfb_lab.events import RunStarted
 from dlfb_lab.models.fingerprint import digest, fingerprint
 from dlfb_lab.record import Record
@@ -65,7 +66,7 @@ def find(asked: Any, store: str | Path | None) -> Origin:
         OptionError: the step is no number.
         StoreError: there is no such run or checkpoint, it is damaged, or the run is being trained.
     """
-    path, step = _named(asked, store)
+    path, step = finding.located(asked, store, "--resume")
     record = Record(journal.read(path))
     if record.started is None:
         raise StoreError(f"--resume: `{path}` holds no run: its journal has no beginning.")
@@ -73,63 +74,16 @@ def find(asked: Any, store: str | Path | None) -> Origin:
         raise StoreError(f"--resume: {path.name} is being trained. Stop it first, or wait for its end.")
     # The last state of a run of this process may be on its way to the disk.
     saving.wait()
-    found = folder.listed(path)
-    usable = keeping.usable(found)
-    chosen = _chosen(path, found, usable, step)
+    found = finding.chosen(path, step, "--resume")
+    manifest = found.verified()
     return Origin(
         path=path,
         started=record.started,
-        checkpoint=chosen,
-        snapshot=_read(path, chosen, usable),
-        latest=chosen == usable[0],
-        ended=record.status is not None and record.status.state == "finished" and chosen.step >= record.step,
+        checkpoint=found.checkpoint,
+        snapshot=Snapshot(dict(read(found.checkpoint, manifest.leaves)), manifest.place, manifest.metrics),
+        latest=found.latest,
+        ended=record.status is not None and record.status.state == "finished" and found.checkpoint.step >= record.step,
     )
-
-
-def _named(asked: Any, store: str | Path | None) -> tuple[Path, int | None]:
-    if hasattr(asked, "record"):
-        if asked.path is None:
-            raise StoreError("--resume: nothing of this run was kept on disk.")
-        return asked.path, None
-    name, _, at = str(asked).rpartition("@") if "@" in str(asked) else (str(asked), "", "")
-    if at and not at.isdecimal():
-        raise OptionError(f"--resume {asked}: after the @ stands a step, a whole number.")
-    path = Path(name).expanduser().absolute()
-    if not (path / journal.EVENTS).exists():
-        path = journal.find(journal.store_folder(store), name)
-    return path, int(at) if at else None
-
-
-def _chosen(path: Path, found: list[Checkpoint], usable: list[Checkpoint], step: int | None) -> Checkpoint:
-    there = ", ".join(f"{checkpoint.step:,}" for checkpoint in reversed(usable))
-    if step is not None:
-        at = next((checkpoint for checkpoint in found if checkpoint.step == step), None)
-        if at is None:
-            known = f"There are those of steps {there}." if there else "It has none from which training can go on."
-            raise StoreError(f"--resume: {path.name} has no checkpoint of step {step:,}. {known}")
-        if not at.usable:
-            other = f" Whole are those of steps {there}." if there else ""
-            raise StoreError(f"--resume: the checkpoint of step {step:,} is {at.state}: {at.why}{other}")
-        return at
-    if not usable:
-        bad = f" Of step {found[-1].step:,} there is one that is {found[-1].state}: {found[-1].why}" if found else ""
-        raise StoreError(f"--resume: {path.name} has no checkpoint from which training can go on.{bad}")
-    return usable[0]
-
-
-def _read(path: Path, chosen: Checkpoint, usable: list[Checkpoint]) -> Snapshot:
-    from dlfb_lab.checkpoints.arrays import restore
-
-    try:
-        arrays = restore(chosen)
-    except StoreError as error:
-        folder.verify(chosen)
-        others = [checkpoint for checkpoint in usable if checkpoint.step < chosen.step]
-        good = next((one for one in others if folder.verify(one).usable), None)
-        offer = f" The newest good one: --resume {path.name}@{good.step}" if good else " There is no other."
-        raise StoreError(f"{error}{offer}") from error
-    assert chosen.manifest is not None
-    return Snapshot(arrays, chosen.manifest.place, chosen.manifest.metrics)
 
 
 def fingerprints(r: TrainRequest, experiment: Experiment) -> dict[str, str]:

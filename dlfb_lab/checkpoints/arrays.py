@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from dlfb_lab.checkpoints.manifest import Leaf, Manifest, dumped
 from dlfb_lab.errors import StoreError
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+GROUP_BYTES = 1 << 24
+"""Of arrays that are read at once; a larger one is read alone."""
 
 
 def save(
@@ -98,24 +102,60 @@ def restore(checkpoint: Checkpoint) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         StoreError: it is not whole, or damaged; the message says what is wrong.
     """
+    return dict(read(checkpoint, whole(checkpoint).leaves))
+
+
+def whole(checkpoint: Checkpoint) -> Manifest:
+    """Returns what a checkpoint holds, after comparing the checksums of all its files.
+
+    Raises:
+        StoreError: it is not whole, or damaged; the message says what is wrong.
+    """
     checkpoint = looked_at(checkpoint.path) or checkpoint
-    manifest = checkpoint.manifest
-    if manifest is None or checkpoint.state not in ("complete", "not finite"):
+    if checkpoint.manifest is None or checkpoint.state not in ("complete", "not finite"):
         raise StoreError(f"The checkpoint of step {checkpoint.step:,} is {checkpoint.state}: {checkpoint.why}")
     if why := damage_in(checkpoint):
         raise StoreError(f"The checkpoint of step {checkpoint.step:,} is damaged: {why}")
-    found = (
-        _read_arrays(checkpoint.path / ARRAYS) if any(_stored(leaf.shape) for leaf in manifest.leaves.values()) else {}
-    )
-    arrays = {}
-    for name, leaf in manifest.leaves.items():
-        array = found.get(name) if _stored(leaf.shape) else np.zeros(leaf.shape, _dtype(leaf.dtype))
-        if array is None or array.shape != leaf.shape or array.dtype.name != leaf.dtype:
-            raise StoreError(
-                f"The checkpoint of step {checkpoint.step:,} is damaged: {name} is not as its manifest says."
-            )
-        arrays[name] = array
-    return arrays
+    return checkpoint.manifest
+
+
+def read(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Yields arrays of a checkpoint that is `whole`, in the order of their names.
+
+    They are read a few at a time: of large ones no more than one is held.
+
+    Raises:
+        StoreError: one is not as the manifest says.
+    """
+    assert checkpoint.manifest is not None
+    leaves = {name: checkpoint.manifest.leaves[name] for name in names}
+    for group in _groups(leaves):
+        stored = [name for name in group if _stored(leaves[name].shape)]
+        found = _read_arrays(checkpoint.path / ARRAYS, stored) if stored else {}
+        for name in group:
+            leaf = leaves[name]
+            array = found.pop(name, None) if _stored(leaf.shape) else np.zeros(leaf.shape, _dtype(leaf.dtype))
+            if array is None or array.shape != leaf.shape or array.dtype.name != leaf.dtype:
+                raise StoreError(
+                    f"The checkpoint of step {checkpoint.step:,} is damaged: {name} is not as its manifest says."
+                )
+            yield name, array
+            del array
+
+
+def _groups(leaves: Mapping[str, Leaf]) -> Iterator[list[str]]:
+    """Yields names of arrays that are read at once: reading has a cost of its own, whatever their size."""
+    group: list[str] = []
+    size = 0
+    for name, leaf in leaves.items():
+        more = math.prod(leaf.shape) * _dtype(leaf.dtype).itemsize
+        if group and size + more > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += more
+    if group:
+        yield group
 
 
 def _write_arrays(path: Path, arrays: Arrays) -> None:
@@ -128,11 +168,12 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
             checkpointer.save(path.absolute(), full)
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray[Any, Any]]:
     import orbax.checkpoint as ocp
 
+    asked = ocp.args.PyTreeRestore(item=dict.fromkeys(names, 0), partial_restore=True)
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        found: dict[str, np.ndarray[Any, Any]] = checkpointer.restore(path.absolute())
+        found: dict[str, np.ndarray[Any, Any]] = checkpointer.restore(path.absolute(), args=asked)
     return found
 
 

@@ -14,8 +14,10 @@ import contextlib
 import json
 import os
 import re
+import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from dlfb_lab.checkpoints import checksums
@@ -96,6 +98,8 @@ def looked_at(path: Path) -> Checkpoint | None:
 def _whole(checkpoint: Checkpoint) -> Checkpoint:
     path, step = checkpoint.path, checkpoint.step
     checkpoint = replace(checkpoint, pinned=_size(path, PIN) is not None)
+    if link := _link(path, [MANIFEST]):
+        return replace(checkpoint, state="damaged", why=f"{link} is a link, which is not followed.")
     try:
         manifest = parsed(_content(path / MANIFEST))
     except StoreError as error:
@@ -105,6 +109,8 @@ def _whole(checkpoint: Checkpoint) -> Checkpoint:
     checkpoint = replace(checkpoint, manifest=manifest)
     if manifest.step != step:
         return replace(checkpoint, state="damaged", why=f"It is that of step {manifest.step:,}, under another name.")
+    if link := _link(path, manifest.files):
+        return replace(checkpoint, state="damaged", why=f"{link} is a link, which is not followed.")
     for name, file in manifest.files.items():
         size = _size(path, name)
         if size is None:
@@ -177,9 +183,16 @@ def _sizes_differ(checkpoint: Checkpoint) -> bool:
 
 def _size(path: Path, name: str) -> int | None:
     try:
-        return os.stat(path / name, follow_symlinks=False).st_size
+        found = os.stat(path / name, follow_symlinks=False)
     except OSError:
         return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _link(path: Path, names: Iterable[str]) -> str:
+    """Returns the first of some files, and of the folders that they are in, that is a symbolic link; "" for none."""
+    within = {parent.as_posix() for name in names for parent in (PurePosixPath(name), *PurePosixPath(name).parents)}
+    return next((name for name in sorted(within - {"."}) if (path / name).is_symlink()), "")
 
 
 def _content(path: Path) -> bytes:

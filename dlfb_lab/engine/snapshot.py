@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +14,7 @@ from dlfb_lab.data.source import Array
 from dlfb_lab.errors import StoreError
 from dlfb_lab.events import Event
 from dlfb_lab.models.model import PyTree
-from dlfb_lab.models.paths import named_leaves, shown
+from dlfb_lab.models.paths import named_leaves, shown, unique_names
 
 
 class Snapshot(NamedTuple):
@@ -126,13 +125,7 @@ def differences(template: PyTree, arrays: Mapping[str, Array], within: str) -> l
 
 
 def _names(tree: PyTree, within: str) -> list[str]:
-    """Returns the leaves' names; one that occurs again has a number behind it."""
-    seen: Counter[str] = Counter()
-    names = []
-    for name, _ in named_leaves(tree):
-        seen[name] += 1
-        names.append(f"{within}/{name}" if seen[name] == 1 else f"{within}/{name}#{seen[name]}")
-    return names
+    return [f"{within}/{name}" for name in unique_names(tree)]
 
 
 def _is_key(leaf: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Any
 
 import jax
@@ -27,6 +28,16 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
         for path, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=boxed)[0]
         for leaf in (jax.tree.leaves(node) if boxed is not None and boxed(node) else [node])
     ]
+
+
+def unique_names(tree: PyTree) -> list[str]:
+    """Returns the leaves' names, in the order of `jax.tree.leaves`; one that occurs again has a number behind it."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name, _ in named_leaves(tree):
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names
 
 
 def shown(names: list[str], most: int = 3) -> str:

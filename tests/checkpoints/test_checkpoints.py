@@ -274,7 +274,7 @@ def test_one_that_changes_between_the_look_and_the_reading_is_refused(
     saved: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = storage._read_arrays
-    monkeypatch.setattr(storage, "_read_arrays", lambda path: {**read(path), "double": np.ones(2)})
+    monkeypatch.setattr(storage, "_read_arrays", lambda path, names: {**read(path, names), "double": np.ones(2)})
     with pytest.raises(StoreError, match="double is not as its manifest says"):
         restore(saved)
     assert folder.looked_at(saved.path) == saved
