@@ -16,6 +16,7 @@ import numpy as np
 from dlfb_lab.events import (
     ENDED,
     Baseline,
+    CheckpointSaved,
     Compilation,
     Evaluation,
     Event,
@@ -77,6 +78,7 @@ class Record:
         self.notices: list[Notice] = []
         self.plans: list[PlanChosen] = []
         self.rate_tests: list[RateTest] = []
+        self.checkpoints: list[CheckpointSaved] = []
         self._idle_s = 0.0
         for event in events:
             self.put(event)
@@ -87,7 +89,8 @@ class Record:
             return
         if isinstance(event, Status) and event.state == "compiling" and self.events:
             # Of a run that goes on from a checkpoint: nobody trained it meanwhile.
-            self._idle_s += max(0.0, event.time_s - self.events[-1].time_s)
+            before_s = next((e.time_s for e in reversed(self.events) if _is_of_training(e)), event.time_s)
+            self._idle_s += max(0.0, event.time_s - before_s)
         self.events.append(event)
         match event:
             case RunStarted():
@@ -108,6 +111,9 @@ class Record:
                 self.plans.append(event)
             case RateTest():
                 self.rate_tests.append(event)
+            case CheckpointSaved(step=step, kept=kept):
+                before = [saved for saved in self.checkpoints if saved.step in kept and saved.step != step]
+                self.checkpoints = [*before, event]
 
     def _join(self, event: Losses) -> bool:
         # A run of days reports several times a second, and is kept in memory whole.
@@ -136,7 +142,7 @@ class Record:
     @property
     def elapsed_s(self) -> float:
         """From the first event to the last one that training wrote, without the time between two kernels."""
-        training = [e for e in self.events if not (isinstance(e, Evaluation) and e.look)]
+        training = [e for e in self.events if _is_of_training(e)]
         end = self.status.time_s if self.ended and self.status else training[-1].time_s if training else 0.0
         return end - self.started.time_s - self._idle_s if self.started else 0.0
 
@@ -308,6 +314,11 @@ class Series:
             parts={name: joined([b.parts.get(name) for b in blocks]) for name in names},
             members=[joined([b.members[i] if i < len(b.members) else None for b in blocks]) for i in members],
         )
+
+
+def _is_of_training(event: Event) -> bool:
+    """Whether it is no look at the test rows, which comes after training, perhaps days later."""
+    return not (isinstance(event, Evaluation) and event.look)
 
 
 def _named(names: list[str], whole: Series) -> list[tuple[str, FloatBlock]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import xxhash
@@ -27,8 +28,27 @@ def stored(folder: Path, names: Iterable[str], *, sync: bool = False) -> dict[st
         OSError: one cannot be read.
     """
     names = list(names)
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="dlfb-checksums") as threads:
-        return dict(zip(names, threads.map(lambda name: _one(folder / name, sync), names), strict=True))
+    left, found, errors = deque(names), dict[str, Stored](), list[Exception]()
+
+    def work() -> None:
+        while left and not errors:
+            try:
+                name = left.popleft()
+                found[name] = _one(folder / name, sync)
+            except IndexError:
+                return  # another thread was quicker
+            except Exception as error:
+                errors.append(error)
+
+    # Not a pool's, for whose threads the process's end waits, and so for a disk that does not answer.
+    threads = [threading.Thread(target=work, name="dlfb-checksums", daemon=True) for _ in names[:THREADS]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return {name: found[name] for name in names}
 
 
 def _one(path: Path, sync: bool) -> Stored:

@@ -1,6 +1,7 @@
 """Deleted checkpoints: they can be had back for a week.
 
-<run>/checkpoints/.trash/step-340-1795340000   deleted then, in seconds since 1970
+<run>/checkpoints/.trash/step-340-1795340000         deleted then, in seconds since 1970
+<run>/checkpoints/.trash/.step-340-1f3c-1795340000   one that was never whole
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlfb_lab.checkpoints.folder import FOLDER, Checkpoint, folder_of, looked_at
+from dlfb_lab.checkpoints.folder import FOLDER, Checkpoint, looked_at
 from dlfb_lab.errors import StoreError
 
 TRASH = ".trash"
 WEEK_S = 7 * 24 * 3600.0
 
-_NAME = re.compile(r"step-(\d{1,18})-(\d{1,12})")
+_NAME = re.compile(r"(?:step-(\d{1,18})|\.step-(\d{1,18})-[0-9a-f]+)-(\d{1,12})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,11 @@ class Deleted:
     at_s: float
 
     @property
+    def name(self) -> str:
+        """What its folder was called before."""
+        return self.path.name.rpartition("-")[0]
+
+    @property
     def bytes(self) -> int:
         """What it takes on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file() and not file.is_symlink())
@@ -47,9 +53,11 @@ def delete(run: Path, checkpoint: Checkpoint, now_s: float | None = None) -> Del
         StoreError: it is gone, or cannot be moved.
     """
     at_s = int(time.time() if now_s is None else now_s)
-    path = run / FOLDER / TRASH / f"step-{checkpoint.step}-{at_s}"
+    trash = run / FOLDER / TRASH
     try:
-        path.parent.mkdir(exist_ok=True)
+        trash.mkdir(exist_ok=True)
+        while (path := trash / f"{checkpoint.path.name}-{at_s}").exists():
+            at_s += 1  # another of this step was deleted in the same second
         checkpoint.path.rename(path)
     except OSError as error:
         raise StoreError(
@@ -64,7 +72,7 @@ def undo(run: Path, deleted: Deleted) -> Checkpoint:
     Raises:
         StoreError: it is gone, or another one of that step has been saved meanwhile.
     """
-    path = folder_of(run, deleted.step)
+    path = run / FOLDER / deleted.name
     if path.exists():
         raise StoreError(f"There is another checkpoint of step {deleted.step:,} now. Delete that one first.")
     try:
@@ -86,7 +94,7 @@ def listed(run: Path) -> list[Deleted]:
     except OSError:
         return []
     named = [(path, _NAME.fullmatch(path.name)) for path in paths]
-    found = [Deleted(path=path, step=int(name[1]), at_s=float(name[2])) for path, name in named if name]
+    found = [Deleted(path=path, step=int(name[1] or name[2]), at_s=float(name[3])) for path, name in named if name]
     return sorted(found, key=lambda deleted: -deleted.at_s)
 
 

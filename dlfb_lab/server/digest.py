@@ -32,6 +32,7 @@ class Digest:
         self._highest: dict[tuple[str, str], tuple[float, int]] = {}
         self._baselines: dict[str, Value] = {}
         self._warnings = 0
+        self._checkpoints = 0
         self._memory: dict[str, Value] = {}
         self._curve = MeanCurve()
         self._valid = ThinnedCurve()
@@ -84,6 +85,8 @@ class Digest:
                     "time_s": event["time_s"],
                     "versions_dlfb_lab": str(versions.get("dlfb-lab", "")),
                     "members": len(members) if isinstance(members, list) else 0,
+                    "parent": str(event.get("parent", "")),
+                    "parent_step": int(event.get("parent_step", 0)),
                     **{name: event[name] for name in names},
                 }
             case "status":
@@ -99,6 +102,8 @@ class Digest:
                 self._baselines[event["split"]] = {name: event[name] for name in ("name", "split", "metrics")}
             case "notice":
                 self._warnings += event["level"] == "warning"
+            case "checkpoint_saved":
+                self._checkpoints = len(list(event["kept"]))
             case "device_memory":
                 self._memory[event["device"]] = event
 
@@ -121,7 +126,11 @@ class Digest:
         ended_s = _float(self._status["time_s"]) if self._status and self.state in ENDED else None
         until_s = self._training_s if ended_s is None else ended_s
         return {
-            **{name: str(plan.get(name, "")) for name in ("name", "model", "task", "device", "versions_dlfb_lab")},
+            **{
+                name: str(plan.get(name, ""))
+                for name in ("name", "model", "task", "device", "versions_dlfb_lab", "parent")
+            },
+            "parent_step": plan.get("parent_step", 0),
             "state": self.state,
             "reason": self._status["reason"] if self._status else "",
             "started_s": self.started_s,
@@ -136,6 +145,7 @@ class Digest:
             "curve": {"steps": steps, "losses": [_short(value) for value in losses]},
             "valid": {"steps": valid_steps, "values": [_short(value) for value in values], "metric": "loss"},
             "warnings": self._warnings,
+            "checkpoints": self._checkpoints,
             "memory": list(self._memory.values()),
         }
 

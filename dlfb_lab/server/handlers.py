@@ -120,6 +120,25 @@ class Requests(Route):
         await self.send(partial(self.service.request, store, run, self.request.body), threads.requests(store))
 
 
+class Checkpoints(Route):
+    """The checkpoints of one run."""
+
+    absence_is_an_answer = True
+
+    @web.authenticated
+    @authorized
+    async def get(self, store: str, run: str) -> None:
+        """Lists them, and what is in the trash."""
+        await self.send(partial(self.service.checkpoints.told, store, run), threads.reads(store))
+
+    @web.authenticated
+    @authorized
+    async def post(self, store: str, run: str) -> None:
+        """Verifies, pins, deletes, or takes back."""
+        make = partial(self.service.checkpoints.change, store, run, self.request.body)
+        await self.send(make, threads.changes(store))
+
+
 class Store(Route):
     """One store."""
 
@@ -159,6 +178,7 @@ def routes(base_url: str, service: Service) -> list[tuple[str, type[Route], dict
         "runs": Runs,
         f"runs/{name}/{name}": Events,
         f"runs/{name}/{name}/requests": Requests,
+        f"runs/{name}/{name}/checkpoints": Checkpoints,
         f"stores/{name}": Store,
         "devices": Devices,
         ".*": Nowhere,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -14,13 +13,13 @@ from dlfb_lab.devices.sampler import Sampler
 from dlfb_lab.events import ENDED
 from dlfb_lab.server import feed
 from dlfb_lab.server.answers import answer, items
+from dlfb_lab.server.asking import asked
+from dlfb_lab.server.checkpoints import Checkpoints
 from dlfb_lab.server.errors import Refusal, shown
 from dlfb_lab.server.folders import STORE, Stores
 from dlfb_lab.server.listing import Listing
 from dlfb_lab.server.rows import Pulse
 from dlfb_lab.server.threads import Threads
-
-MOST_BODY_BYTES = 10_000
 
 
 class Service:
@@ -30,13 +29,14 @@ class Service:
         """Prepares to answer; no thread is started before somebody asks.
 
         Args:
-            disk_path: a folder on the disk whose room is of interest.
+            disk_path: the folder that the Jupyter server shows; its disk's room is of interest.
         """
         self.stores = Stores()
         self.listing = Listing(self.stores)
         self.sampler = Sampler(disk_path)
         self.threads = Threads()
         self.pulse: Callable[[Path], Pulse] = lru_cache(maxsize=500)(Pulse)
+        self.checkpoints = Checkpoints(self.stores, self.pulse, disk_path)
 
     def runs(self) -> bytes:
         """Answers with the newest runs of all stores."""
@@ -48,16 +48,15 @@ class Service:
         folder = self.stores.run(store, run)
         # First, so that a run that ends meanwhile is not taken for one that broke off.
         life = self.pulse(folder).life()
+        if not after:
+            self.checkpoints.tidy(folder)
         read = feed.read(folder, after, most_bytes)
         events = items(read.pop("events"))
         return answer({"run": run, "life": life, **read}, events=events)
 
     def request(self, store: str, run: str, body: bytes) -> bytes:
         """Leaves a request in a run's folder."""
-        try:
-            action = json.loads(body)["action"] if len(body) <= MOST_BODY_BYTES else None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            action = None
+        action = asked(body).get("action")
         if action not in inbox.ACTIONS:
             known = ", ".join(inbox.ACTIONS)
             raise Refusal(400, "bad_action", f"A run can be asked to {known}, and to nothing else.")

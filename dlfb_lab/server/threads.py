@@ -53,6 +53,11 @@ def requests(store: str) -> tuple[Place, ...]:
     return Place(f"requests {store}", 2), Place("requests", 12)
 
 
+def changes(store: str) -> tuple[Place, ...]:
+    """Returns the places that a change of checkpoints takes: one after another in a store."""
+    return Place(f"changes {store}", 1), Place("changes", 12)
+
+
 class Threads:
     """Calls functions in daemon threads: one that hangs on a disk holds up neither others nor the process's end."""
 

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from dlfb_lab import journal
+from dlfb_lab.checkpoints import checksums
+from dlfb_lab.checkpoints.folder import ARRAYS, MANIFEST, folder_of
+from dlfb_lab.checkpoints.manifest import Leaf, Manifest, dumped
 from dlfb_lab.events import Evaluation, Event, Losses, RunStarted, Status, to_json
 
 STARTED = RunStarted(
@@ -87,6 +90,22 @@ def write(store: Path, name: str = "mlp", events: Iterable[Event] | None = None,
     whole = lines(story(name) if events is None else events) if text is None else text
     (kept.path / journal.EVENTS).write_bytes(whole)
     return kept.path
+
+
+def checkpoint(run: Path, step: int, loss: float = 0.5, size: int = 1000, finite: bool = True) -> Path:
+    """Makes a checkpoint that is whole, apart from how its arrays are written."""
+    path = folder_of(run, step)
+    (path / ARRAYS / "d").mkdir(parents=True)
+    (path / ARRAYS / "d" / "data").write_bytes(bytes(size))
+    manifest = Manifest(
+        step=step,
+        saved_at_s=STARTED.time_s + step,
+        metrics={"valid/accuracy": 1 - loss, "valid/loss": loss},
+        leaves={"w": Leaf(shape=(size,), dtype="uint8", finite=finite)},
+        files=checksums.stored(path, ["arrays/d/data"]),
+    )
+    (path / MANIFEST).write_bytes(dumped(manifest))
+    return path
 
 
 def add(run: Path, *events: Event) -> None:

@@ -15,6 +15,8 @@ from traitlets.config import Config
 from dlfb_lab import inbox, register
 from dlfb_lab.server.handlers import Route, routes
 
+from .runs import checkpoint
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -57,7 +59,7 @@ async def test_asking_what_is_allowed_says_nothing_else(ask: Any, run: Path) -> 
 
 
 async def test_every_other_method_is_refused_who_is_known(ask: Any, run: Path) -> None:
-    allowed = {"runs": {"GET"}, "requests": {"POST"}, "devices": {"GET"}}
+    allowed = {"runs": {"GET"}, "requests": {"POST"}, "checkpoints": {"GET", "POST"}, "devices": {"GET"}}
     for path in addresses(run):
         if path.startswith("stores/"):
             good = {"DELETE"}
@@ -88,19 +90,21 @@ def sent(cookies: dict[str, str]) -> str:
 async def test_a_browser_without_the_xsrf_token_changes_nothing(
     ask: Any, run: Path, http_server_client: Any, jp_base_url: str, server: Any
 ) -> None:
+    saved = checkpoint(run, 1)
     cookies = await logged_in(http_server_client, jp_base_url, server.identity_provider.token)
     known = {"Cookie": sent(cookies)}
     assert (await ask("runs", headers=known)).status == 200, "it may read"
     key = register.key(run.parent)
     for path, method, body in [
         (f"runs/{key}/{run.name}/requests", "POST", '{"action": "stop"}'),
+        (f"runs/{key}/{run.name}/checkpoints", "POST", '{"action": "pin", "name": "step-1"}'),
         (f"stores/{key}", "DELETE", None),
     ]:
         for headers in (known, known | {"X-XSRFToken": "guessed"}, {**known, "Origin": "http://evil.example"}):
             answer = await ask(path, method, body, headers=headers)
             assert answer.status in (403, 404), (method, headers)
             assert answer.json["code"] in ("forbidden", "not_found")
-    assert not (run / inbox.FILE).exists()
+    assert not (run / inbox.FILE).exists() and not (saved / "pinned").exists()
     assert len(register.stores()) == 1
 
 
@@ -137,7 +141,7 @@ class TestDenied:
         yield
 
     async def test_what_an_authorizer_denies_is_refused(self, ask: Any, run: Path) -> None:
-        good = {"requests": "POST"}
+        good = {"requests": "POST", "checkpoints": "POST"}
         for path in addresses(run):
             method = "DELETE" if path.startswith("stores/") else good.get(path.rpartition("/")[2], "GET")
             answer = await ask(path, method, {"action": "stop"} if method == "POST" else None)

@@ -19,6 +19,8 @@ import pytest
 
 import dlfb_lab
 
+from .runs import checkpoint
+
 ROOT = Path(__file__).parents[2]
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "pandas", "sklearn", "matplotlib", "scipy"}
 UNNEEDED = {"IPython", "ipywidgets", "anywidget", "pynvml"}
@@ -79,6 +81,8 @@ print(json.dumps({
 
 
 async def test_answering_imports_nothing_heavy_either(tmp_path: Path, run: Path) -> None:
+    checkpoint(run, 10, 0.9)
+    checkpoint(run, 20)
     code = """
 import json, sys
 from pathlib import Path
@@ -88,6 +92,13 @@ runs = json.loads(service.runs())["runs"]
 (row,) = runs
 service.events(row["store"], row["run"], "")
 service.devices("")
+service.checkpoints.told(row["store"], row["run"])
+for action in ("verify", "pin", "unpin", "delete"):
+    body = {"action": action, "name": "step-10"}
+    told = json.loads(service.checkpoints.change(row["store"], row["run"], json.dumps(body).encode()))
+body = {"action": "undo", "name": told["trash"][0]["name"]}
+told = json.loads(service.checkpoints.change(row["store"], row["run"], json.dumps(body).encode()))
+assert len(told["checkpoints"]) == 2
 service.close()
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """

@@ -30,7 +30,7 @@ from .runs import STARTED, add, evaluation, line, losses, status, story, write, 
 SUMMARY = {
     *("store", "run", "name", "model", "task", "device", "versions_dlfb_lab", "state", "life", "reason"),
     *("started_s", "updated_s", "elapsed_s", "step", "steps_total", "best", "scores", "baseline", "curve", "valid"),
-    *("warnings", "memory", "members", "reading"),
+    *("warnings", "memory", "members", "reading", "parent", "parent_step", "checkpoints"),
 }
 
 
