@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlfb_lab import assemble, journal, register
-from dlfb_lab.assemble import TrainRequest, one_after_another, resume
+from dlfb_lab.assemble import TrainRequest, one_after_another, restoring, resume
+from dlfb_lab.checkpoints.difference import difference, ordered
+from dlfb_lab.checkpoints.export import What
+from dlfb_lab.checkpoints.selection import Which
 from dlfb_lab.data.source import Array
-from dlfb_lab.engine import loop
+from dlfb_lab.engine import loop, saved
 from dlfb_lab.engine.control import interrupts_stop
 from dlfb_lab.engine.saving import Saver
-from dlfb_lab.errors import DlfbLabError, StoreError
+from dlfb_lab.errors import DlfbLabError, OptionError, StoreError
 from dlfb_lab.events import Sink
 from dlfb_lab.inbox import Inbox
 from dlfb_lab.record import Record
 from dlfb_lab.run import Run, Session
-from dlfb_lab.views import bundle, summary
+from dlfb_lab.views import bundle, summary, tables
+
+ROLLBACKS = 5
+"""How often a run that diverges is tried again."""
 
 
 def train(
@@ -68,6 +74,7 @@ def train(
     name: str | None = None,
     timebox: str | float | None = None,
     checkpoint: str | None = None,
+    on_nan: str = "stop",
     resume: Any = None,
     store: str | Path | None = None,
     background: bool = False,
@@ -125,6 +132,9 @@ def train(
         checkpoint: how often to save the state and what to keep, such as "every=100,keep=3,best=2" (steps) or
             "every=5m"; "off" for never. By default as often as costs at most 3 % of the time, and always at the end;
             the latest and the best are kept.
+        on_nan: what to do where a loss or a parameter becomes NaN or infinite: "stop", and say where it began;
+            "rollback", which goes back to the last good checkpoint with half the learning rate, as a run of its own;
+            or "warn".
         resume: a run, its id, name or folder, with "@step" behind it for a checkpoint that is not the latest. A run
             that was cut short goes on as if it had not been; with other options, or from an earlier step, another run
             begins there.
@@ -146,7 +156,21 @@ def train(
 def train_request(request: TrainRequest) -> Run:
     """Trains what was asked for; see `train`."""
     requests = one_after_another(request)
-    return _train_each(requests) if requests is not None else _train_one(request)
+    return _train_each(requests) if requests is not None else _train(request)
+
+
+def _train(request: TrainRequest) -> Run:
+    """Trains one run; where it diverges, goes back and tries smaller learning rates, if that was asked for."""
+    run, rollback = _train_one(request), resume.Rollback(request)
+    for _ in range(ROLLBACKS):
+        if request.on_nan != "rollback" or not run.diverged:
+            break
+        request = rollback.after(request, run)
+        begun = str(request.resume or "").rpartition("@")[2]
+        back = f"step {begun}" if begun else "the start"
+        print(f"{run.id} diverged. It is tried again from {back} with --lr {request.lr:g}.")  # noqa: T201
+        run = _train_one(request)
+    return run
 
 
 def _train_each(requests: Iterable[TrainRequest]) -> Run:
@@ -154,14 +178,14 @@ def _train_each(requests: Iterable[TrainRequest]) -> Run:
     runs = Runs()
     for request in requests:
         try:
-            runs.append(_train_one(request))
+            runs.append(_train(request))
         except DlfbLabError as error:
             if not runs:
                 raise
             # What the others have learned is not lost for one that cannot be trained.
             warnings.warn(f"{request.name} was not trained: {error}", stacklevel=4)
             continue
-        if runs[-1].status != "finished":
+        if runs[-1].status != "finished" and not runs[-1].diverged:
             break
     best = min(runs, key=lambda run: run.rank)
     best.sweep = list(runs)
@@ -325,3 +349,122 @@ def open_run(run: str | Path, store: str | Path | None = None) -> Run:
     """
     path = Path(run).absolute()
     return Run.open(path if (path / journal.EVENTS).exists() else journal.find(journal.store_folder(store), str(run)))
+
+
+def restore(
+    run: Any,
+    into: Any = None,
+    *,
+    which: Which | None = None,
+    member: int | str | None = None,
+    dry_run: bool = False,
+    cast: bool = False,
+    store: str | Path | None = None,
+) -> Any:
+    """Takes a state from a run's checkpoint; what was decided on the way is printed.
+
+    Args:
+        run: a run, its id, name or folder, with "@step" behind it for a checkpoint that is not the latest.
+        into: what the values are put into: parameters, variables, a TrainState, an nnx or Equinox module, a Keras
+            model, or the state of a step of your own. Leaves are matched by path and shape. Modules of nnx and Keras
+            are changed in place, of all else there is a new one. None for nested dicts of NumPy arrays.
+        which: "now" for the state of the checkpoint's step, or "best" for the best until then, where training stops
+            early. By default what training handed back, or the state of the step that was named.
+        member: number or name of one of several members; the best by default.
+        dry_run: whether to change nothing, and return a table of how each leaf fits.
+        cast: whether values are converted to the dtypes of `into`; else another dtype is refused.
+        store: the folder to look in; `dlfb_runs` in the working folder by default.
+
+    Returns:
+        An object like `into` with the saved values; without it the parameters as nested dicts.
+
+    Raises:
+        OptionError: a leaf does not fit; names all that do not, and nothing has been changed.
+        StoreError: there is no such run or checkpoint, or it cannot be used; says which can.
+    """
+    restored, state, said = restore_said(
+        run, into, which=which, member=member, dry_run=dry_run, cast=cast, store=store
+    )
+    for text in [*said, *([f"{state}."] if "," in state.partition(", step ")[2] else [])]:
+        print(text)  # noqa: T201 - what was decided is said aloud
+    return restored
+
+
+def restore_said(
+    run: Any,
+    into: Any = None,
+    *,
+    which: Which | None = None,
+    member: int | str | None = None,
+    dry_run: bool = False,
+    cast: bool = False,
+    store: str | Path | None = None,
+) -> tuple[Any, str, list[str]]:
+    """As `restore`; returns which state it is, and what the user should know of it, beside the restored object."""
+    if dry_run and into is None:
+        raise OptionError("restore: a dry run tells how a state fits. Say what it is to be put into.")
+    selection = saved.selected(run, store, "restore", which=which, member=member)
+    state, said = f"{selection.found.path.name}, {selection.said}", list(selection.notes)
+    if dry_run:
+        return tables.of_fit(state, restoring.fit(selection, into)[1]), state, said
+    if into is None:
+        return restoring.nested(selection), state, said
+    restored, converted = restoring.restored(selection, into, cast)
+    return restored, state, [*said, *([converted] if converted else [])]
+
+
+def diff(a: Any, b: Any, *, store: str | Path | None = None) -> tables.LeafTable:
+    """Compares the states of two checkpoints: first their structure, then how much each array has changed.
+
+    An array at a time is in memory. Norms are computed in float64, of the numbers that are finite in both. Several
+    members are compared as a whole.
+
+    Args:
+        a: a run, its id, name or folder, with "@step" behind it for a checkpoint that is not the latest; or one of
+            `run.checkpoints`.
+        b: another.
+        store: the folder to look in; `dlfb_runs` in the working folder by default.
+
+    Returns:
+        A table of the arrays, parameters first and the largest changes first; as a DataFrame in `table`.
+
+    Raises:
+        OptionError: the step is no number.
+        StoreError: there is no such run or checkpoint, or it cannot be read.
+    """
+    both = [
+        saved.selected(one, store, "diff", which="now", member="all", states=("complete", "not finite"))
+        for one in (a, b)
+    ]
+    return tables.of_difference(both[0].found.name, both[1].found.name, ordered(difference(*both)))
+
+
+def export(
+    run: Any,
+    path: str | Path,
+    what: What = "params",
+    *,
+    which: Which | None = None,
+    member: int | str | None = None,
+    overwrite: bool = False,
+    store: str | Path | None = None,
+) -> Path:
+    """Writes parameters from a run's checkpoint as a file of safetensors, which is read back before it counts.
+
+    Args:
+        run: see `restore`.
+        path: the file.
+        what: "params"; "variables", the parameters and the model's other collections; or "state", all there is.
+        which: see `restore`.
+        member: see `restore`.
+        overwrite: whether a file of that name is replaced.
+        store: the folder to look in; `dlfb_runs` in the working folder by default.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        OptionError: there is no such part of the state, or safetensors has no such dtype.
+        StoreError: there is no such run or checkpoint, or the file cannot be written. Nothing is left of it.
+    """
+    return saved.export(run, path, what, which=which, member=member, overwrite=overwrite, store=store)

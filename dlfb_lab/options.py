@@ -100,6 +100,7 @@ TRAIN: tuple[Option, ...] = (
         "save every=N steps (or every=5m), keep=N latest, best=N; or off (at most 3 % of the time, latest and best)",
         "HOW",
     ),
+    Option("on-nan", "text", "at NaN or infinity: stop, rollback (with half the learning rate) or warn (stop)", "WHAT"),
     Option("resume", "text", "go on from a run's checkpoint: the latest, or the one of a step", "RUN[@STEP]"),
     Option("store", "text", "folder to keep runs in (dlfb_runs beside the notebook, or $DLFB_STORE)", "FOLDER"),
     Option("background", "flag", "return at once and train in a thread, with buttons to pause and stop"),

@@ -22,12 +22,13 @@ from dlfb_lab.data.scaling import Scaling, device_inputs
 from dlfb_lab.data.source import Array, Inputs, check_finite, inputs_array
 from dlfb_lab.data.tables import features, is_table
 from dlfb_lab.errors import DataError, DlfbLabError, ModelError, OptionError, StoreError
-from dlfb_lab.events import ENDED, Evaluation, Event, Notice, Sink, Status
+from dlfb_lab.events import ENDED, Evaluation, Event, Notice, RateTest, Sink, Status
 from dlfb_lab.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dlfb_lab.checkpoints.export import What
     from dlfb_lab.engine.control import Control
     from dlfb_lab.engine.experiment import Experiment, Plan
     from dlfb_lab.engine.feed import Part, Rows
@@ -176,6 +177,19 @@ class Run:
         if state in ENDED or here:
             return state
         return "interrupted"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training ended here because losses or arrays had become NaN or infinite."""
+        return self._trained is not None and self._trained.diverged
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The rate that this kernel began to train with, at its highest; None where a rate is not known."""
+        if self._session is None or self._session.experiment.optimizer is None:
+            return None
+        found = [event.chosen for event in self.record.events if isinstance(event, RateTest)]
+        return found[-1] if found else self._session.experiment.optimizer.hyper.get("lr")
 
     @property
     def history(self) -> pd.DataFrame:
@@ -362,6 +376,17 @@ class Run:
     def checkpoints(self) -> list[Checkpoint]:
         """What was saved of the run's states, oldest step first; one that is being saved is "partial"."""
         return [] if self.path is None else folder.listed(self.path)
+
+    def export(self, path: str | Path, what: What = "params", *, overwrite: bool = False) -> Path:
+        """Writes the parameters that were saved last as a file of safetensors; see `dlfb_lab.export`.
+
+        Raises:
+            OptionError: there is no such part of the state, or safetensors has no such dtype.
+            StoreError: nothing was saved, or the file cannot be written. Nothing is left of it.
+        """
+        from dlfb_lab.engine import saved
+
+        return saved.export(self, path, what, overwrite=overwrite)
 
     def _looks(self) -> int:
         events = self.record.events

@@ -16,6 +16,7 @@ from dlfb_lab.assemble.training import (
     early_stop,
     local_devices,
     members,
+    on_nan,
     optimizer_of,
     refuse,
     swept,
@@ -93,6 +94,8 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         asked_plan=r.plan,
         resident=resident,
         devices=local_devices(r.devices),
+        on_nan=on_nan(r, kind, optimizer),
+        row_numbers=prepared.rows_of.get("train"),
         debug=bool(r.debug),
         rows={name: len(part) for name, part in prepared.parts.items()},
         split_hash=prepared.split_hash,
@@ -208,6 +211,7 @@ RECORDED = (
     "plan",
     "devices",
     "checkpoint",
+    "on_nan",
 )
 """Options that the journal keeps as they were said."""
 

@@ -60,6 +60,7 @@ class TrainRequest:
     name: str | None = None
     timebox: str | float | None = None
     checkpoint: str | None = None
+    on_nan: str = "stop"
     resume: Any = None
     store: str | Path | None = None
     background: bool = False

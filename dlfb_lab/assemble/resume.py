@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +26,15 @@ from dlfb_lab.errors import StoreError
 from dlfb_lab.events import RunStarted
 from dlfb_lab.models.fingerprint import digest, fingerprint
 from dlfb_lab.record import Record
+from dlfb_lab.run import Run
+
+SMALLER = 0.5
+"""What a learning rate is multiplied with after a run has diverged."""
 
 SAMPLE_BYTES = 1 << 24
 """Of an array that are compared; of a larger one, rows at equal distances."""
 
-UNIMPORTANT = frozenset(("plan", "timebox", "background", "debug", "checkpoint"))
+UNIMPORTANT = frozenset(("plan", "timebox", "background", "debug", "checkpoint", "on_nan"))
 """Settings with which the numbers are the same."""
 
 
@@ -155,6 +159,30 @@ def forked(snapshot: Snapshot, changes: list[str]) -> Snapshot:
     if not changes:
         return snapshot
     return snapshot._replace(arrays={k: v for k, v in snapshot.arrays.items() if not k.startswith("hyper/")})
+
+
+class Rollback:
+    """Where to begin again when a run has diverged: further back each time, with a smaller learning rate."""
+
+    def __init__(self, request: TrainRequest) -> None:
+        self._first, self._places, self._far = request.resume, list[str](), 1
+
+    def after(self, request: TrainRequest, run: Run) -> TrainRequest:
+        """Returns what to train after a run that diverged.
+
+        It begins from the run's last good checkpoint; where it has none of its own, from an earlier one of the run
+        before, for a state can be finite and yet be lost; and where there is none, from where all began.
+        """
+        rate, started = run.learning_rate, run.record.started
+        assert rate is not None and started is not None
+        usable = [] if run.path is None else keeping.usable(folder.listed(run.path))
+        own = [f"{run.path}@{one.step}" for one in usable if one.step > started.parent_step]
+        if own:
+            self._places, self._far = own + self._places, 1
+        else:
+            self._places, self._far = self._places[self._far :], 2 * self._far
+        begun = self._places[0] if self._places else self._first
+        return replace(request, lr=rate * SMALLER, resume=begun)
 
 
 def at_the_end(origin: Origin) -> list[tuple[Literal["info", "warning"], str]]:

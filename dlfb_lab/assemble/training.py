@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from dlfb_lab.assemble.labelled import Prepared
 from dlfb_lab.assemble.request import TrainRequest, count, seed_of
 from dlfb_lab.engine import metrics as metric_table
 from dlfb_lab.engine import optimizers, precision, remat, sweeps, weighting
-from dlfb_lab.engine.experiment import EarlyStop, Member, mode_of
+from dlfb_lab.engine.experiment import EarlyStop, Member, OnNan, mode_of
 from dlfb_lab.engine.feed import Part
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.optimizers import Optimizer
@@ -55,7 +55,7 @@ def refuse(r: TrainRequest, kind: str, name: str) -> None:
         raise OptionError("--eval-batch-size goes with --eval-step: a model's scores are those of all rows anyway.")
     if kind == "guest" and isinstance(r.lr, str) and r.lr == "find":
         raise OptionError(f"--lr find: only a step that we compile can be tried; {name} runs its own. Give a rate.")
-    if kind == "guest" and r.checkpoint not in (None, "off"):
+    if kind == "guest" and r.step is not None and r.checkpoint not in (None, "off"):
         raise OptionError(f"--checkpoint: {name} keeps its state to itself, which is not saved here. Leave it out.")
     options, why = REFUSED[kind]
     for option in options:
@@ -216,6 +216,28 @@ def early_stop(r: TrainRequest) -> EarlyStop | None:
         raise OptionError(f"--early-stop {r.early_stop}: there are no rows to evaluate on. Say --valid 0.2.")
     metric = metric.removeprefix("valid/").strip()
     return EarlyStop(metric=metric, patience=int(patience), mode=mode_of(metric))
+
+
+def on_nan(r: TrainRequest, kind: str, optimizer: Optimizer | None) -> OnNan:
+    """Reads `--on-nan`.
+
+    Raises:
+        OptionError: there is no such reaction, or no learning rate to make smaller.
+    """
+    known = get_args(OnNan)
+    if r.on_nan not in known:
+        raise OptionError(f"--on-nan {r.on_nan}: there are {', '.join(known)}.")
+    if r.on_nan == "rollback":
+        why = ""
+        if kind != "model" or optimizer is None or "lr" not in optimizer.hyper:
+            why = "the learning rate cannot be made smaller from here. Give --optimizer by name, or --on-nan stop"
+        elif r.sweep is not None and r.sweep.startswith("lr"):
+            why = "the members of a sweep over lr have a rate each. Leave one out"
+        elif r.background:
+            why = "what goes on is another run, which a cell waits for. Leave --background out"
+        if why:
+            raise OptionError(f"--on-nan rollback: {why}.")
+    return r.on_nan  # type: ignore[return-value]
 
 
 def local_devices(asked: Any) -> int:

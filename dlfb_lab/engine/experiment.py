@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 
+from dlfb_lab.data.source import Array
 from dlfb_lab.engine.feed import Part, Rows, TrainingData
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.metrics import ALIASES, ERRORS, METRICS, Metric
@@ -16,6 +17,8 @@ from dlfb_lab.engine.optimizers import Optimizer
 from dlfb_lab.engine.plan import Asked
 from dlfb_lab.engine.task import Task
 from dlfb_lab.models.model import Guest, Model, Stepper
+
+OnNan = Literal["stop", "rollback", "warn"]
 
 
 def as_it_is(loss: Loss) -> Loss:
@@ -87,6 +90,8 @@ class Experiment:
         asked_plan: how the user wants steps to be run.
         resident: whether the training rows are kept on the device.
         devices: local devices that share each batch.
+        on_nan: what to do when no member's losses and arrays are finite any more.
+        row_numbers: of the training rows among those that were given, shape [rows]; None where there are none.
         debug: whether steps run without jit.
         rows: rows per part, the test part included.
         split_hash: identifies the split.
@@ -120,6 +125,8 @@ class Experiment:
     asked_plan: Asked = "auto"
     resident: bool = True
     devices: int = 1
+    on_nan: OnNan = "stop"
+    row_numbers: Array | None = None
     debug: bool
     rows: dict[str, int]
     split_hash: str

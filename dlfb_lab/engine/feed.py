@@ -158,6 +158,19 @@ class Rows:
         """See `TrainingData`."""
         return batch
 
+    def chosen(self, batch: int, order_key: jax.Array, place: Place) -> Array | None:
+        """Returns the numbers of the rows of a batch, shape [rows]; None where they are taken whole."""
+        if self.count is None:
+            return None
+        if batch >= self.count:
+            return np.arange(self.count)
+        order = np.asarray(random_order(jax.random.fold_in(order_key, place.epoch), self.count))
+        return order[place.batch * batch :][:batch]
+
+    def taken(self, rows: Array | None) -> PyTree:
+        """Returns rows by their numbers, in the structure of the tree; all of them for None."""
+        return self.tree if rows is None else jax.tree.map(lambda a: np.asarray(a[rows]), self.tree)
+
 
 @dataclass(frozen=True)
 class Part(Rows):

@@ -13,7 +13,7 @@ from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.evaluation import Abandoned, Scorer, always, baseline_event, batched_scores, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
-from dlfb_lab.engine.feed import Batch, EpochEnd, Part, Rows
+from dlfb_lab.engine.feed import START, Batch, EpochEnd, Part, Place, Rows
 from dlfb_lab.engine.losses import Loss, predictions_look_squashed, refuse_squashed
 from dlfb_lab.engine.snapshot import Snapshot
 from dlfb_lab.engine.streamed import AHEAD, LATE_S, MOST_STEPS
@@ -37,6 +37,7 @@ class GuestTrainer:
         self.guest: Guest = experiment.model  # type: ignore[assignment]
         self.names: tuple[str, ...] = ("loss",)
         self.epoch_over = self.exhausted = False
+        self._step, self._place = 0, START
         self.least = 1
         self._best: Any = None
         self._batches: Prefetch | None = None
@@ -46,8 +47,24 @@ class GuestTrainer:
         if experiment.task is not None and plan.loss is not None:
             self._scorer = _GuestScorer(experiment, plan, self.guest)
 
-    def snapshot(self) -> None:
+    @property
+    def state(self) -> None:
+        """See `Trainer`: what another framework holds is not looked at."""
+
+    def snapshot(self) -> Snapshot | None:
         """See `Trainer`."""
+        if not self.guest.keeps_arrays:
+            return None
+        arrays = _within("now", self.guest.keep())
+        if self._best is not None:
+            arrays |= _within("best", self._best)
+        return Snapshot(arrays, {"step": self._step, "epoch": self._place.epoch, "batch": self._place.batch})
+
+    def _resume(self, snapshot: Snapshot) -> None:
+        arrays, place = snapshot.arrays, snapshot.place
+        self._step, self._place = int(place["step"]), Place(int(place["epoch"]), int(place["batch"]))
+        self._best = _taken("best", arrays) or None
+        self.guest.restore(_taken("now", arrays))
 
     def prepare(self, goes_on: Callable[[], bool], snapshot: Snapshot | None = None) -> Iterator[Event]:
         """See `Trainer`."""
@@ -60,7 +77,9 @@ class GuestTrainer:
         who = " and ".join(self.guest.versions) or "code of your own"
         yield PlanChosen(step=0, plan="as it is", reason=f"steps are run by {who}, one at a time")
         order_key = experiments.order_key(e.seed)
-        feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, False)
+        if snapshot is not None:
+            self._resume(snapshot)
+        feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, False, self._place)
         self._batches = Prefetch(feed, self._ready, AHEAD, e.train.reader)
 
     def _check_squashed(self, x: Inputs, loss: Loss) -> Iterator[Event]:
@@ -106,6 +125,7 @@ class GuestTrainer:
                 item = self._batches.get(LATE_S)
                 if isinstance(item, EpochEnd):
                     self.epoch_over = True
+                    self._place = Place(self._place.epoch + 1, 0)
                     break
                 found = self.guest.step(self._batch(item))
                 if not self._stepped:
@@ -123,6 +143,8 @@ class GuestTrainer:
                 self._failure = error
                 break
             values.append([found[name] for name in self.names])
+            self._step += 1
+            self._place = Place(self._place.epoch, self._place.batch + 1)
         return np.array(values, np.float32).reshape(len(values), len(self.names))
 
     def _ready(self, item: Batch | EpochEnd) -> Batch | EpochEnd:
@@ -179,6 +201,16 @@ class GuestTrainer:
         if self._batches is not None:
             self._batches.close()
         self._best = None
+
+
+def _within(place: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name if name.startswith("hyper/") else f"{place}/{name}": array for name, array in arrays.items()}
+
+
+def _taken(place: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    found = {name.removeprefix(f"{place}/"): array for name, array in arrays.items() if name.startswith(f"{place}/")}
+    hyper = {name: array for name, array in arrays.items() if name.startswith("hyper/")}
+    return found | hyper if found else {}
 
 
 class _GuestScorer(Scorer):

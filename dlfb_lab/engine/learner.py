@@ -20,11 +20,15 @@ from dlfb_lab.engine.feed import Part, Rows
 from dlfb_lab.engine.losses import Link, predictions_look_squashed, refuse_squashed
 from dlfb_lab.engine.programs import Program, compilation, compiled
 from dlfb_lab.engine.step import Hyper, Keys, ModelState, Step, model_step, names_of, own_step
-from dlfb_lab.engine.trainer import Scores, Trained
+from dlfb_lab.engine.trainer import Examined, Scores, Trained
 from dlfb_lab.events import Event, Notice
 from dlfb_lab.models.copies import changes_in_place, copied
 from dlfb_lab.models.model import Model, PyTree, Stepper
+from dlfb_lab.models.paths import named_leaves
 from dlfb_lab.models.transfer import transfer, with_statistics
+
+MOST_ALONE = 1024
+"""Rows of a batch whose gradients are looked at one by one."""
 
 
 class Learner(Protocol):
@@ -55,11 +59,30 @@ class Learner(Protocol):
     def news(self, step: int) -> Iterator[Event]:
         """Yields what evaluations compiled, and which metrics failed."""
 
+    def examined(self, state: PyTree, batch: PyTree, key: jax.Array, step: int) -> Examined | None:
+        """Returns what happens at a step, without taking it; None where only the step itself could tell.
+
+        Args:
+            state: before the step.
+            batch: its rows, on the host.
+            key: that each step's key is folded from, as plain numbers.
+            step: updates applied before it.
+        """
+
     def trained(self, state: PyTree, step: int, best: int) -> Trained:
         """Returns what training came to."""
 
     def release(self) -> None:
         """Lets go of what was kept on the device for evaluations."""
+
+
+def outcome(initialising: Generator[Event, None, PyTree]) -> PyTree:
+    """Returns the state that a learner begins with, once more; what happens meanwhile has been told."""
+    while True:
+        try:
+            next(initialising)
+        except StopIteration as end:
+            return end.value
 
 
 def keys_of(experiment: Experiment) -> Keys:
@@ -221,6 +244,34 @@ class ModelLearner:
         """See `Learner`."""
         yield from self.evaluator.news(step)
 
+    def examined(self, state: ModelState, batch: PyTree, key: jax.Array, step: int) -> Examined | None:
+        """See `Learner`."""
+        loss, (x, y) = self.plan.loss, batch
+        assert loss is not None
+        targets = jnp.asarray(y).reshape(len(y), *self.plan.target_shape)
+        rng = jax.random.fold_in(jax.random.wrap_key_data(key), step)
+
+        def values(params: PyTree) -> jax.Array:
+            return loss.function(self.model.apply(params, state.extra, x, rng, True)[0], targets)
+
+        def finite_alone(row: PyTree) -> jax.Array:
+            one, target = jax.tree.map(lambda a: a[None], row)
+
+            def value(params: PyTree) -> jax.Array:
+                return loss.function(self.model.apply(params, state.extra, one, rng, True)[0], target).mean()
+
+            gradients = jax.tree.leaves(jax.grad(value)(state.params))
+            return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in gradients]))
+
+        each, pullback = jax.vjp(values, state.params)
+        (gradients,) = pullback(jnp.ones_like(each) / max(1, each.size))
+        bad = [name for name, leaf in named_leaves(gradients) if not np.isfinite(np.asarray(leaf)).all()]
+        losses = np.asarray(each, np.float64).reshape(len(each), -1).mean(1) if each.ndim else None
+        alone = None
+        if bad and losses is not None and np.isfinite(losses).all() and len(losses) <= MOST_ALONE:
+            alone = np.asarray(jax.jit(lambda rows: jax.lax.map(finite_alone, rows))((x, targets)))
+        return Examined(losses, bad, alone)
+
     def trained(self, state: ModelState, step: int, best: int) -> Trained:
         """See `Learner`."""
         evaluator = self.evaluator
@@ -331,6 +382,10 @@ class StepLearner:
         for event in self._news:
             yield replace(event, step=step)
         self._news.clear()
+
+    def examined(self, state: PyTree, batch: PyTree, key: jax.Array, step: int) -> Examined | None:
+        """See `Learner`: the step alone knows."""
+        return None
 
     def trained(self, state: PyTree, step: int, best: int) -> Trained:
         """See `Learner`."""

@@ -16,6 +16,7 @@ from dlfb_lab.engine import rates
 from dlfb_lab.engine.allocator import keep_freed_memory
 from dlfb_lab.engine.clock import Clock, Pace, Reporter
 from dlfb_lab.engine.control import Control
+from dlfb_lab.engine.divergence import Replay, Spikes, Watch
 from dlfb_lab.engine.environment import device, versions
 from dlfb_lab.engine.evaluation import Abandoned
 from dlfb_lab.engine.experiment import Experiment, Plan
@@ -27,7 +28,7 @@ from dlfb_lab.engine.monitor import Monitor
 from dlfb_lab.engine.resident import ResidentTrainer
 from dlfb_lab.engine.snapshot import Checkpointer, Never, Snapshot
 from dlfb_lab.engine.streamed import StreamedTrainer
-from dlfb_lab.engine.trainer import Trained, Trainer
+from dlfb_lab.engine.trainer import Replaying, Trained, Trainer
 from dlfb_lab.errors import DataError, one_line
 from dlfb_lab.events import Baseline, Evaluation, Event, FloatBlock, Losses, Notice, RateTest, RunStarted, Status
 
@@ -121,11 +122,13 @@ class _Training:
         self.clock = Clock(experiment.timebox_s)
         self.monitor = Monitor(plan, experiment.early_stop)
         self.step = self.epochs = 0
+        self.watch = Watch([member.name for member in experiment.members])
+        self.spikes = Spikes()
         self.diverged = False
         self.failure: str | None = None
         self.evaluated_at = self.saved_at = self.better_at = -1
         self.metrics: dict[str, float] = {}
-        self.last_evaluation_s = self.last_dispatch_s = 0.0
+        self.last_evaluation_s = self.last_dispatch_s = self.trained_s = 0.0
         self.restored = False
         self.state_step: int | None = None
 
@@ -163,6 +166,7 @@ class _Training:
         if jax.default_backend() == "cpu":
             keep_freed_memory()
         yield from self.trainer.prepare(self._goes_on, snapshot)
+        self.watch.begin(self.trainer.state, 0 if snapshot is None else int(snapshot.place["step"]))
         if snapshot is not None:
             place = snapshot.place
             self.step = self.saved_at = int(place["step"])
@@ -170,20 +174,20 @@ class _Training:
             self.diverged, self.metrics = bool(place["diverged"]), dict(snapshot.metrics)
             self.monitor.resume(place["monitor"])
 
-    def _save(self) -> None:
-        self.saved_at = self.step
+    def _save(self, step: int | None = None) -> None:
+        self.saved_at = step = self.step if step is None else step
         start = perf_counter()
         found = self.trainer.snapshot()
         if found is not None:
             place = {
                 **found.place,
-                "step": self.step,
+                "step": step,
                 "epochs": self.epochs,
                 "evaluated_at": self.evaluated_at,
                 "diverged": self.diverged,
                 "monitor": self.monitor.place(),
             }
-            metrics = self.metrics if self.evaluated_at == self.step else {}
+            metrics = self.metrics if self.evaluated_at == step else {}
             self.checkpointer.save(Snapshot(found.arrays, place, metrics, perf_counter() - start))
 
     def _goes_on(self) -> bool:
@@ -207,6 +211,10 @@ class _Training:
             evaluate = self._evaluation_due(reason)
             save = self._save_due(reason)
             interrupted = evaluate or save or reason is not None or control.paused
+            if interrupted:
+                self.watch.arrays(self.step, self.trainer.state)
+            if self.watch.over and self.experiment.on_nan != "warn":
+                return (yield from self._stop_diverged(pending))
             begun = None
             if pending and (interrupted or reporter.due()):
                 if not interrupted:
@@ -247,7 +255,11 @@ class _Training:
                 yield Notice(step=self.step, level="warning", text=f"{error} What was learned before is kept.")
                 continue
             self.last_dispatch_s = perf_counter() - start
+            self.trained_s += self.last_dispatch_s
+            self.watch.losses(self.step, values)
             self.step += len(values)
+            if self.watch.due():
+                self.watch.arrays(self.step, self.trainer.state)
             self.epochs += self.trainer.epoch_over
             if len(values):
                 pace.update(len(values), self.last_dispatch_s)
@@ -347,16 +359,41 @@ class _Training:
             members=members,
         )
         pending.clear()
-        bad = ~np.isfinite(losses) if not members else ~np.isfinite(members).any(axis=0)
-        if not self.diverged and bad.any():
+        yield from self.spikes.look(first_step, losses)
+        yield from self._bad_news()
+
+    def _bad_news(self) -> Iterator[Event]:
+        """Says what is not finite any more; what to do about it, once."""
+        for bad in self.watch.news():
+            advice = ""
+            if not self.diverged:
+                advice = " Try a smaller --lr; --scale helps where inputs differ much in size."
+                if self.experiment.task is None:
+                    advice = " Take smaller updates, or look for a division by zero or a logarithm of zero in the step."
             self.diverged = True
-            first = int(np.flatnonzero(bad)[0])
-            value = losses[first] if not members else f"not finite in all of {len(members)} members"
-            advice = "Try a smaller --lr; --scale helps where inputs differ much in size."
-            if self.experiment.task is None:
-                advice = "Take smaller updates, or look for a division by zero or a logarithm of zero in the step."
-            text = f"The training loss is {value} from step {first_step + first:,} on. {advice}"
-            yield Notice(step=first_step + first, level="warning", text=text)
+            yield Notice(step=bad.step, level="warning", text=f"{bad.text}{advice}")
+
+    def _stop_diverged(self, pending: list[tuple[np.ndarray, float]]) -> Generator[Event, None, str]:
+        """Ends a run whose numbers are not finite any more, with the state before that where it can be had."""
+        if pending:
+            yield from self._report(pending)
+        yield from self._bad_news()
+        self.failure = self.watch.why[0].lower() + self.watch.why[1:-1]
+        if isinstance(self.trainer, Replaying):
+            replay = Replay(self.trainer, self.experiment, self.plan)
+            step_s = self.trained_s / max(1, self.step)
+            try:
+                snapshot = self.checkpointer.last()
+                yield from replay.run(snapshot, self.watch.finite_at, self.step, step_s, self._goes_on)
+            except Exception as error:  # a diagnosis must not cost what was learned
+                text = f"The first bad step was not found by repeating them: {one_line(error)}"
+                yield Notice(step=self.step, level="info", text=text)
+            self.state_step = replay.step
+        step = self.step if self.state_step is None else self.state_step
+        # Going back, the checkpoint before all this is wanted.
+        if self.experiment.on_nan != "rollback" and self.checkpointer.due(step, True):
+            self._save(step)
+        return self.failure
 
     def _members_and_parts(self, block: np.ndarray) -> tuple[list[FloatBlock], dict[str, FloatBlock]]:
         names = self.trainer.names
@@ -418,4 +455,5 @@ class _Training:
         """Returns what training came to; of several members, the best with all beside it."""
         best = self.monitor.best_member(self.restored)
         step = self.state_step if self.state_step is not None else self.step
-        return self.trainer.trained(step, best or 0)
+        found = self.trainer.trained(step, best or 0)
+        return replace(found, diverged=self.watch.over and self.experiment.on_nan != "warn")

@@ -21,14 +21,14 @@ from dlfb_lab.engine.asking import Asker
 from dlfb_lab.engine.evaluation import always
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import Rows
-from dlfb_lab.engine.learner import Learner, keys_of
+from dlfb_lab.engine.learner import Learner, keys_of, outcome
 from dlfb_lab.engine.memory import check_room
 from dlfb_lab.engine.placing import Placing
 from dlfb_lab.engine.plan import Fusing, StepTime, Verdict
 from dlfb_lab.engine.programs import Compiled, Lowered, compilation, compiled
 from dlfb_lab.engine.snapshot import Snapshot, arrays_of, into
 from dlfb_lab.engine.step import Batching, Carry
-from dlfb_lab.engine.trainer import Scores, Trained
+from dlfb_lab.engine.trainer import Examined, Scores, Trained
 from dlfb_lab.events import Event, PlanChosen
 from dlfb_lab.models.model import PyTree
 
@@ -54,6 +54,7 @@ class ResidentTrainer:
         self.rows: Rows = experiment.train
         self.names: tuple[str, ...] = ("loss",)
         self.epoch_over = self.exhausted = False
+        self.replays = True
         self._news: list[Event] = []
         self._best: PyTree = None
         self._fused: Compiled | None = None
@@ -71,7 +72,7 @@ class ResidentTrainer:
         count = self.rows.count or 1
         ragged = p.remainder if not p.mask_padding else 0
         self._ragged, self._full_batches = ragged, -(-(count - ragged) // batch)
-        placing = Placing(e.devices)
+        self._placing = placing = Placing(e.devices)
         state = yield from learner.initialise(self.rows.sample(batch))
         if not goes_on():
             self._carry = steps.start(state, 0)
@@ -102,8 +103,13 @@ class ResidentTrainer:
             yield from compilation(program.name, took, f"first run with {count:,} rows")
             self._draw_order(0)
         if snapshot is not None:
-            self._resume(snapshot, placing)
+            self._resume(snapshot)
         yield from self._compile(batch)
+
+    @property
+    def state(self) -> PyTree:
+        """See `Trainer`."""
+        return self._carry.state
 
     def snapshot(self) -> Snapshot:
         """See `Trainer`."""
@@ -112,8 +118,34 @@ class ResidentTrainer:
             arrays |= arrays_of(self._without_order(self._best), "best")
         return Snapshot(arrays, {"step": self._step})
 
-    def _resume(self, snapshot: Snapshot, placing: Placing) -> None:
-        arrays, before = snapshot.arrays, self._without_order(self._carry)
+    def restart(self, snapshot: Snapshot | None) -> None:
+        """See `Replaying`."""
+        best, self._begun, batching = self._best, None, self._batching
+        if snapshot is not None:
+            self._resume(snapshot)
+        else:
+            state = outcome(self.learner.initialise(self.rows.sample(batching.batch)))
+            self._carry = self._placing.everywhere(steps.start(state, batching.order_length, batching.members))
+            self._step = 0
+            if not batching.draws:
+                self._draw_order(0)
+        self._best = best
+
+    def held(self) -> Carry:
+        """See `Replaying`."""
+        copy: Carry = _copied(self._carry)
+        return copy
+
+    def put_back(self, held: Carry, step: int) -> None:
+        """See `Replaying`."""
+        self._carry, self._step = held, step
+
+    def examined(self, held: Carry, batch: PyTree, step: int) -> Examined | None:
+        """See `Replaying`."""
+        return self.learner.examined(held.state, batch, self._rest[1].step, step)
+
+    def _resume(self, snapshot: Snapshot) -> None:
+        arrays, before, placing = snapshot.arrays, self._without_order(self._carry), self._placing
         self._step = int(snapshot.place["step"])
         if "best/step" in arrays:
             self._best = placing.everywhere(into(before, arrays, "best"))

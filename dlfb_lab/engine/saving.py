@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - Orbax uses its threads: they have to end after what `_Worker` waits for
 import contextlib
 import secrets
 import shutil
@@ -162,6 +163,18 @@ class Saver:
         with contextlib.suppress(Empty):
             while True:
                 yield self._news.get_nowait()
+
+    def last(self) -> Snapshot | None:
+        """See `Checkpointer`."""
+        from dlfb_lab.checkpoints.arrays import restore
+
+        wait()
+        for checkpoint in keeping.usable(folder.listed(self._run)):
+            with contextlib.suppress(StoreError):
+                arrays = restore(checkpoint)
+                assert checkpoint.manifest is not None
+                return Snapshot(arrays, checkpoint.manifest.place, checkpoint.manifest.metrics)
+        return None
 
     def close(self, later: Callable[[Event], object]) -> None:
         """Saves the last state; what is still to be told is given to `later`, in the thread that saves."""

@@ -54,6 +54,9 @@ class Checkpointer(Protocol):
     def news(self) -> Iterator[Event]:
         """Yields what there is to tell since it was last asked."""
 
+    def last(self) -> Snapshot | None:
+        """Returns the latest snapshot that training can go on from; None where there is none."""
+
 
 class Never:
     """Keeps nothing."""
@@ -72,6 +75,9 @@ class Never:
     def news(self) -> Iterator[Event]:
         """See `Checkpointer`."""
         yield from ()
+
+    def last(self) -> None:
+        """See `Checkpointer`."""
 
 
 def arrays_of(tree: PyTree, within: str) -> dict[str, Array]:

@@ -16,14 +16,14 @@ from dlfb_lab.data.source import Array
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.experiment import Experiment, Plan
 from dlfb_lab.engine.feed import START, Batch, EpochEnd, Place, Rows
-from dlfb_lab.engine.learner import Learner, keys_of
+from dlfb_lab.engine.learner import Learner, keys_of, outcome
 from dlfb_lab.engine.memory import check_room
 from dlfb_lab.engine.placing import Placing
 from dlfb_lab.engine.programs import Compiled, compilation, compiled
 from dlfb_lab.engine.resident import kept_of
 from dlfb_lab.engine.snapshot import Snapshot, arrays_of, into
 from dlfb_lab.engine.step import names_of, streamed_program
-from dlfb_lab.engine.trainer import Scores, Trained, check_names
+from dlfb_lab.engine.trainer import Examined, Scores, Trained, check_names
 from dlfb_lab.errors import DataError, DlfbLabError
 from dlfb_lab.events import Event, Notice, PlanChosen
 from dlfb_lab.models.model import PyTree
@@ -60,6 +60,7 @@ class StreamedTrainer:
         self.experiment, self.plan, self.learner = experiment, plan, learner
         self.names: tuple[str, ...] = ("loss",)
         self.epoch_over = self.exhausted = False
+        self.replays = isinstance(experiment.train, Rows)
         self.least = 1
         self._news: list[Event] = []
         self._best: Any = None
@@ -89,11 +90,46 @@ class StreamedTrainer:
             yield Notice(step=0, level="info", text=text)
         size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(sample))
         self._most_lent = max(1, LENT_BYTES // max(1, size))
-        order_key = experiments.order_key(e.members[0].seed if e.members else e.seed)
+        self._order_key = experiments.order_key(e.members[0].seed if e.members else e.seed)
         if snapshot is not None:
             self._resume(snapshot)
-        feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, self.plan.mask_padding, self._place)
+        self._read()
+
+    def _read(self) -> None:
+        e = self.experiment
+        feed = e.train.feed(e.batch_size, self._order_key, e.seed, e.epochs, self.plan.mask_padding, self._place)
         self._batches = Prefetch(feed, self._ready, AHEAD, e.train.reader)
+
+    @property
+    def state(self) -> PyTree:
+        """See `Trainer`."""
+        return self._carry.state
+
+    def restart(self, snapshot: Snapshot | None) -> None:
+        """See `Replaying`."""
+        e, best = self.experiment, self._best
+        if self._batches is not None:
+            self._batches.close()
+        if snapshot is not None:
+            self._resume(snapshot)
+        else:
+            state = outcome(self.learner.initialise(e.train.sample(e.batch_size)))
+            self._carry, self._step, self._place = State(self._placing.everywhere(state)), 0, START
+        self._best = best
+        self._read()
+
+    def held(self) -> State:
+        """See `Replaying`."""
+        return kept_of(None, self._carry, None)  # type: ignore[no-any-return]
+
+    def put_back(self, held: State, step: int) -> None:
+        """See `Replaying`."""
+        self._carry, self._step = held, step
+        self._place = Place(*divmod(step, self.plan.steps_per_epoch))
+
+    def examined(self, held: State, batch: PyTree, step: int) -> Examined | None:
+        """See `Replaying`."""
+        return self.learner.examined(held.state, batch, self._keys.step, step)
 
     def snapshot(self) -> Snapshot:
         """See `Trainer`."""

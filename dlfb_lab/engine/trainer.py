@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Trained:
         outputs: raw outputs for inputs, shape [rows, ...]. Raises OptionError where it cannot predict.
         scores: scores by name on rows of data.
         members: what each member came to; empty for one model.
+        diverged: whether training ended because numbers were no longer finite.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Trained:
     outputs: Callable[[Inputs], Array]
     scores: Callable[[Part | Rows], dict[str, float]]
     members: tuple[Trained, ...] = ()
+    diverged: bool = False
 
 
 def check_names(names: Collection[str], found: Collection[str]) -> None:
@@ -75,6 +77,20 @@ def check_names(names: Collection[str], found: Collection[str]) -> None:
         )
 
 
+class Examined(NamedTuple):
+    """What a step that went wrong looks like.
+
+    Attributes:
+        losses: of each row of its batch, shape [rows]; None where rows have none of their own.
+        gradients: names of the parameters whose gradient is not finite.
+        alone: whether the gradient of each row by itself is finite, shape [rows], bool; None where that was not tried.
+    """
+
+    losses: Array | None
+    gradients: list[str]
+    alone: Array | None = None
+
+
 class Trainer(Protocol):
     """Runs steps. The loop decides how many, and when to evaluate, to stop and to report.
 
@@ -87,6 +103,10 @@ class Trainer(Protocol):
     names: tuple[str, ...]
     epoch_over: bool
     exhausted: bool
+
+    @property
+    def state(self) -> PyTree:
+        """The arrays that are trained, as they are between two dispatches; None where they cannot be had."""
 
     def prepare(self, goes_on: Callable[[], bool], snapshot: Snapshot | None = None) -> Iterator[Event]:
         """Initialises, and compiles what is needed.
@@ -145,3 +165,26 @@ class Trainer(Protocol):
 
     def close(self) -> None:
         """Lets go of data, threads and memory that only training needs."""
+
+
+@runtime_checkable
+class Replaying(Trainer, Protocol):
+    """A trainer that can go back and take its steps once more.
+
+    Attributes:
+        replays: whether its data can be read again.
+    """
+
+    replays: bool
+
+    def restart(self, snapshot: Snapshot | None) -> None:
+        """Goes back to a snapshot, or to the start; what was kept stays so."""
+
+    def held(self) -> Any:
+        """Returns a copy of where it stands."""
+
+    def put_back(self, held: Any, step: int) -> None:
+        """Goes back to a copy, that of a step."""
+
+    def examined(self, held: Any, batch: PyTree, step: int) -> Examined | None:
+        """Returns what happens at a step, from the copy of the state before it; None where that cannot be told."""

@@ -33,6 +33,7 @@ class HostStep:
     """
 
     kind = "own step"
+    keeps_arrays = False
 
     def __init__(self, step: Any, eval_step: Any = None, arguments: Mapping[str, Any] | None = None) -> None:
         self._arguments = by_name(arguments)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import jax
 import numpy as np
 
-from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
+from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, StoreError, one_line
 from dlfb_lab.models.guest import (
     USUAL_RATE,
     Array,
@@ -24,7 +24,9 @@ from dlfb_lab.models.guest import (
     writable,
 )
 from dlfb_lab.models.model import PyTree
+from dlfb_lab.models.paths import shown
 from dlfb_lab.models.torch_random import Randomness
+from dlfb_lab.models.torch_state import to_array, to_tensor
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {"epsilon": 1e-8}),
@@ -224,6 +226,8 @@ class KerasGuest:
         randomness: PyTorch's random numbers, where the model draws from them.
     """
 
+    keeps_arrays = True
+
     def __init__(self, factory: KerasFactory, targets: Callable[[Any], Any], randomness: Randomness | None) -> None:
         self.kind, self.name, self.versions = factory.kind, factory.name, factory.versions
         self.parameter_count = factory.parameter_count or 0
@@ -261,18 +265,38 @@ class KerasGuest:
         except Exception as error:
             raise ModelError(f"Keras could not score outputs of {_described(outputs)}: {one_line(error)}") from error
 
-    def keep(self) -> Any:
-        """See `Guest.keep`."""
-        values = [np.array(_keras().ops.convert_to_numpy(v.value)) for v in self._variables()]
-        return values, self._randomness.states if self._randomness else None
+    def keep(self) -> dict[str, Array]:
+        """See `Guest.keep`: weights, what the optimizer holds, and random states."""
+        to_numpy = _keras().ops.convert_to_numpy
+        states = enumerate(self._randomness.states if self._randomness else [])
+        return {
+            **{name: np.array(to_numpy(variable.value)) for name, variable in self._variables().items()},
+            **{f"random/{i}": to_array(state) for i, state in states},
+        }
 
-    def restore(self, kept: Any) -> None:
+    def restore(self, kept: Mapping[str, Array]) -> None:
         """See `Guest.restore`."""
-        values, states = kept
-        for variable, value in zip(self._variables(), values, strict=True):
-            variable.assign(value.copy())
+        if not self._model.optimizer.built:
+            self._model.optimizer.build(self._model.trainable_variables)
+        variables = self._variables()
+        needed = {name for name in (*variables, *kept) if not name.startswith(("random/", "hyper/"))}
+        wrong = [
+            f"{name} is {'missing' if name in variables else 'not needed'}"
+            for name in sorted(needed)
+            if name not in kept or name not in variables
+        ]
+        wrong += [
+            f"{name} has shape {kept[name].shape}, not {tuple(variable.shape)}"
+            for name, variable in variables.items()
+            if name in kept and kept[name].shape != tuple(variable.shape)
+        ]
+        if wrong:
+            raise StoreError(f"The model or its optimizer is not the one that was saved: {shown(wrong)}.")
+        for name, variable in variables.items():
+            if name in kept:
+                variable.assign(kept[name].copy())
         if self._randomness:
-            self._randomness.states = states
+            self._randomness.states = [to_tensor(kept[f"random/{i}"]) for i in range(len(self._randomness.states))]
 
     def finish(self) -> Any:
         """Returns the user's own model, trained."""
@@ -290,9 +314,15 @@ class KerasGuest:
             raise ModelError(f"The `{name}` of {self.name} returned {sorted(found)}; it must return a `loss`, too.")
         return _scalars(found["loss"], found)
 
-    def _variables(self) -> list[Any]:
-        """Returns weights, states of random numbers, and what the optimizer holds."""
-        return [*self._model.variables, *self._model.optimizer.variables]
+    def _variables(self) -> dict[str, Any]:
+        """Returns weights, states of random numbers, and what the optimizer holds, by name."""
+        optimizer = self._model.optimizer
+        rate = getattr(optimizer, "_learning_rate", None)
+        # By number too: Keras counts on where a model is made again, and layers may share a name.
+        return {
+            **{f"model/{i}/{v.name}": v for i, v in enumerate(self._model.variables)},
+            **{"hyper/learning_rate" if v is rate else f"optimizer/{i}": v for i, v in enumerate(optimizer.variables)},
+        }
 
 
 def _targets(loss: str, outputs: Any, sample: Any) -> Callable[[Any], Any]:

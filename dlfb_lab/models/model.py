@@ -180,10 +180,22 @@ class Guest(Protocol):
         """
 
     def keep(self) -> Any:
-        """Returns a copy of all that training changes, to come back to."""
+        """Returns a copy of all that training changes, to come back to.
+
+        NumPy arrays by name where another guest of the same kind can come to it too: "hyper/<name>" for numbers that
+        the user chooses, such as a rate.
+        """
 
     def restore(self, kept: Any) -> None:
-        """Goes back to what `keep` returned."""
+        """Goes back to what `keep` returned; to one without "hyper/" but for these.
+
+        Raises:
+            StoreError: it is that of another model or optimizer; says what differs.
+        """
+
+    @property
+    def keeps_arrays(self) -> bool:
+        """Whether `keep` returns arrays."""
 
     def finish(self) -> Any:
         """Returns the trained model in the user's own type."""

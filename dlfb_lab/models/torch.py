@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +14,14 @@ from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
 from dlfb_lab.models.guest import USUAL_RATE, Array, Chosen, OwnLoss, optimizer_name, rate, rate_once, writable
 from dlfb_lab.models.model import PyTree
 from dlfb_lab.models.torch_random import Randomness
+from dlfb_lab.models.torch_state import (
+    load_module,
+    load_optimizer,
+    module_arrays,
+    optimizer_arrays,
+    to_array,
+    to_tensor,
+)
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adam": ("Adam", {}),
@@ -233,6 +240,7 @@ class TorchGuest:
     """
 
     kind = "torch"
+    keeps_arrays = True
 
     def __init__(
         self,
@@ -291,18 +299,24 @@ class TorchGuest:
         except Exception as error:
             raise ModelError(f"The loss failed on outputs of {_described(outputs)}: {one_line(error)}") from error
 
-    def keep(self) -> Any:
-        """See `Guest.keep`."""
-        states = self._module.state_dict(), self.optimizer.state_dict(), self._forward.randomness.states
-        return copy.deepcopy(states)
+    def keep(self) -> dict[str, Array]:
+        """See `Guest.keep`: parameters, buffers, the optimizer's state and random states."""
+        states = enumerate(self._forward.randomness.states)
+        return {
+            **module_arrays(self._module),
+            **optimizer_arrays(self.optimizer),
+            **{f"random/{i}": to_array(state) for i, state in states},
+        }
 
-    def restore(self, kept: Any) -> None:
+    def restore(self, kept: Mapping[str, Array]) -> None:
         """See `Guest.restore`."""
-        # Copied again: an optimizer keeps the tensors it is given, and would change them.
-        module, optimizer, random_states = copy.deepcopy(kept)
-        self._module.load_state_dict(module)
-        self.optimizer.load_state_dict(optimizer)
-        self._forward.randomness.states = random_states
+        load_module(self._module, kept)
+        load_optimizer(self.optimizer, kept)
+        randomness = self._forward.randomness
+        randomness.states = [
+            to_tensor(kept[f"random/{i}"]) if f"random/{i}" in kept else state
+            for i, state in enumerate(randomness.states)
+        ]
 
     def finish(self) -> Any:
         """Returns the user's own module, trained, in evaluation mode and without gradients."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,3 +209,94 @@ def test_killed_at_random_moments_it_goes_on_bit_by_bit(tmp_path: Path) -> None:
     assert found.finished >= 1
     assert found.identical == found.finished
     assert max(found.repeated) <= 2 * INTERVAL, "the one that was being saved, and what came after it"
+
+
+GUESTS = {
+    "torch": """
+import torch
+torch.manual_seed(0)
+def make():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1)
+    )
+def arrays(model):
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+""",
+    "keras": """
+import os
+os.environ["KERAS_BACKEND"] = "torch"
+import keras
+def make():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(8), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5),
+         keras.layers.Dense(1)]
+    )
+    model.compile("adam", "mean_squared_error")
+    return model
+def arrays(model):
+    return {str(i): value for i, value in enumerate(model.get_weights())}
+""",
+}
+
+RESUMED = """
+import sys
+import numpy as np
+import dlfb_lab
+from dlfb_lab.engine import saving
+rng = np.random.default_rng(0)
+x = rng.standard_normal((120, 4)).astype(np.float32)
+y = (x[:, 0] - x[:, 1] ** 2).astype(np.float32)
+options = dict(task="regression", valid=0.2, batch_size=16, eval_every=5, store=sys.argv[1])
+options["checkpoint"] = "every=8,keep=9"
+whole = dlfb_lab.train(make(), (x, y), steps=30, early_stop="loss:9", **options)
+saving.wait()
+assert [c.step for c in whole.checkpoints] == [8, 16, 24, 30], whole.checkpoints
+again = dlfb_lab.train(make(), (x, y), steps=30, early_stop="loss:9", resume=f"{whole.path}@16", **options)
+assert again.record.started.parent == whole.id
+first, second = whole.history.iloc[16:], again.history
+columns = ["train/loss", "valid/loss"]
+np.testing.assert_array_equal(first[columns].to_numpy(), second.loc[first.index, columns].to_numpy())
+for name, value in arrays(whole.state).items():
+    np.testing.assert_array_equal(value, arrays(again.state)[name], err_msg=name)
+print("the same")
+"""
+
+
+@pytest.mark.parametrize("framework", GUESTS)
+def test_a_guest_goes_on_bit_by_bit_with_its_optimizer_and_its_random_numbers(framework: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip(framework)
+    script = GUESTS[framework] + RESUMED
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "DLFB_CHECKPOINT": ""},
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.rstrip().endswith("the same")
+
+
+def test_another_rate_is_taken_where_a_guest_forks(tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
+    options: dict[str, Any] = {"steps": 10, "task": "regression", "checkpoint": "every=5,keep=9", "store": tmp_path}
+    torch.manual_seed(0)
+    module = torch.nn.Linear(X.shape[1], 1)
+    run = dlfb_lab.train(module, (X, Y), lr=1e-3, **options)
+    saving.wait()
+    fork = dlfb_lab.train(module, (X, Y), lr=1e-9, resume=f"{run.path}@5", **options)
+    then, now = (one.history["train/loss"].loc[5:].to_numpy() for one in (run, fork))
+    assert now[0] == then[0] and now[1] != then[1]
+
+
+def test_a_checkpoint_of_another_module_is_refused_by_name(tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
+    options: dict[str, Any] = {"steps": 10, "task": "regression", "checkpoint": "every=5,keep=9", "store": tmp_path}
+    run = dlfb_lab.train(torch.nn.Sequential(torch.nn.Linear(X.shape[1], 1)), (X, Y), **options)
+    saving.wait()
+    other = torch.nn.Sequential(torch.nn.Linear(X.shape[1], 4), torch.nn.Linear(4, 1))
+    with pytest.raises(StoreError, match=r"The model is not the one that was saved: 1\.weight is missing"):
+        dlfb_lab.train(other, (X, Y), resume=f"{run.path}@5", **options)

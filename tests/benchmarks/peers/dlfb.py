@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import jax
+import numpy as np
 from workloads import LEARNING_RATE, Workload
 
 import dlfb_lab
@@ -55,12 +56,36 @@ def prepare(workload: Workload, *, view: bool = True, **options: Any) -> Callabl
             "in_dispatches_s": sum(b.duration_s for b in blocks),
             "after_last_loss_s": returned - blocks[-1].time_s,
             "whole_s": returned - called,
+            "lost_to_saving_s": lost_s(run.record),
         }
 
     train.settle = saving.wait  # type: ignore[attr-defined]
     return train
 
 
+def lost_s(record: Any) -> float:
+    """Returns how much longer the run took for being saved while it went on.
+
+    While a state is being written steps take longer, if they do; how long they take otherwise is seen in the seconds
+    before and after. The speed of the machine changes more from one run to the next than what is looked for.
+    """
+    times = np.array([block.time_s for block in record.blocks])
+    steps = np.array([block.step for block in record.blocks])
+    lost = 0.0
+    for event in record.events:
+        if event.kind != "checkpoint_saved" or event.time_s > times[-1]:
+            continue
+        begin = np.searchsorted(times, event.time_s - event.duration_s - event.stall_s, "right") - 1
+        end = np.searchsorted(times, event.time_s)
+        before = np.searchsorted(times, times[begin] - AROUND_S)
+        after = np.searchsorted(times, times[end] + AROUND_S, "right") - 1
+        taken_s = times[after] - times[end] + times[begin] - times[before]
+        rate = (steps[after] - steps[end] + steps[begin] - steps[before]) / taken_s
+        lost += times[end] - times[begin] - (steps[end] - steps[begin]) / rate
+    return float(lost)
+
+
+AROUND_S = 3.0
 STORE = tempfile.mkdtemp(prefix="dlfb-bench-")
 
 

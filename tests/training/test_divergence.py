@@ -1,0 +1,192 @@
+"""Losses and arrays that become NaN or infinite: training ends, says where it began, and keeps what was good."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dlfb_lab
+from dlfb_lab.engine import divergence
+from dlfb_lab.engine.divergence import Spikes, Watch
+from dlfb_lab.errors import OptionError
+from dlfb_lab.run import Run
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((500, 8)).astype(np.float32)
+Y = (X[:, 0] * X[:, 1] > 0).astype(np.int32)
+STEEP: dict[str, Any] = {"task": "regression", "optimizer": "sgd"}
+LARGE = (100 * X, 1e4 * X[:, 0])
+
+
+class Rooted(nn.Module):
+    """Has no gradient where its hidden values are zero."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.Dense(2)(jnp.sqrt(jnp.abs(nn.Dense(4, use_bias=False)(x))))
+
+
+def warned(run: Run) -> list[str]:
+    return [event.text for event in run.record.events if event.kind == "notice" and event.level == "warning"]
+
+
+def good(tree: Any) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("plan", ["step", "fused"])
+def test_a_loss_that_is_not_finite_ends_training_with_the_state_before_it(tmp_path: Path, plan: str) -> None:
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **STEEP, lr=1.0, epochs=200, plan=plan, store=tmp_path)
+    assert run.status == "stopped" and run.diverged
+    losses = run.history["train/loss"].to_numpy()
+    first = int(np.flatnonzero(~np.isfinite(losses))[0])
+    assert len(losses) < 200 * 16
+    assert run.record.status is not None and f"from step {first} on" in run.record.status.reason
+    said = warned(run)
+    assert said[0].startswith("The training loss is inf from step") and "--lr" in said[0]
+    assert f"the first bad step is {first}, batch {first + 1} of epoch 1" in said[1]
+    assert good(run.params)
+    # The state is that of the step before: another run to there has it, too.
+    other = dlfb_lab.train(nn.Dense(1), LARGE, **STEEP, lr=1.0, steps=first, plan=plan, store=tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, run.params, other.params)
+
+
+def test_the_row_that_brings_it_is_named_by_its_number_in_what_was_given(tmp_path: Path) -> None:
+    x = X.copy()
+    x[77] = 1e30
+    run = dlfb_lab.train(nn.Dense(1), (x, X[:, 0]), **STEEP, valid=0.2, epochs=20, store=tmp_path)
+    assert run.diverged
+    assert re.search(r"row 77\b", warned(run)[-1]) and "1e+30" in warned(run)[-1]
+
+
+def test_a_gradient_that_is_not_finite_names_its_array_and_its_row(tmp_path: Path) -> None:
+    x = X.copy()
+    x[123] = 0
+    run = dlfb_lab.train(Rooted(), (x, Y), epochs=20, store=tmp_path)
+    assert run.diverged and good(run.params)
+    last = warned(run)[-1]
+    assert "the gradient of Dense_1/kernel is not finite, because of row 123" in last and "The loss is 0." in last
+
+
+def test_it_is_replayed_from_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(state: Any, batch: Any) -> Any:
+        return state - 0.01, jnp.mean(batch[0][:, 0] ** 2) * jnp.log(state)
+
+    run = dlfb_lab.train(
+        (X, Y), step=step, state=jnp.float32(1.0), steps=500, checkpoint="every=30,keep=9", store=tmp_path
+    )
+    said = warned(run)
+    assert run.diverged and "Repeated from the checkpoint of step 90: the first bad step is 101" in said[-1]
+    dlfb_lab.engine.saving.wait()
+    assert [checkpoint.step for checkpoint in run.checkpoints][-2:] == [90, 101]
+    assert all(checkpoint.usable for checkpoint in run.checkpoints)
+
+
+def test_arrays_that_become_infinite_are_seen_before_the_loss_is(tmp_path: Path) -> None:
+    def step(state: Any, batch: Any) -> Any:
+        return {**state, "unused": state["unused"] * 1e10}, jnp.mean(batch[0] ** 2)
+
+    state = {"unused": jnp.float32(1.0), "limit": jnp.float32(jnp.inf)}
+    run = dlfb_lab.train((X, Y), step=step, state=state, steps=500, plan="step", store=tmp_path)
+    assert (run.diverged and "state/unused" in warned(run)[0]) or "unused" in warned(run)[0]
+    assert "the first bad step is 3," in warned(run)[-1] and "made state/unused NaN or infinite" in warned(run)[-1]
+    assert "limit" not in "".join(warned(run))
+
+
+def test_of_several_members_the_others_go_on(tmp_path: Path) -> None:
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **STEEP, sweep="lr=1e-6,1.0", epochs=20, store=tmp_path)
+    assert run.status == "finished" and not run.diverged and good(run.params)
+    assert warned(run)[0].startswith("The training loss of lr 1 is inf from step")
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **STEEP, sweep="lr=2.0,1.0", epochs=200, store=tmp_path)
+    assert run.status == "stopped" and run.diverged
+
+
+def test_rollback_goes_back_with_half_the_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {**STEEP, "on_nan": "rollback", "store": tmp_path}
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **options, lr=2e-4, epochs=60)
+    assert run.status == "finished" and run.learning_rate == 5e-5 and good(run.params)
+    printed = capsys.readouterr().out
+    assert "tried again from the start with --lr 0.0001" in printed and "--lr 5e-05" in printed
+    runs = dlfb_lab.runs(tmp_path)
+    assert [one.status for one in runs] == ["stopped", "stopped", "finished"]
+
+
+def test_rollback_begins_at_the_last_checkpoint_as_a_fork(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**STEEP, "on_nan": "rollback", "store": tmp_path, "checkpoint": "every=8,keep=9"}
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **options, lr=2e-4, epochs=8)
+    assert run.status == "finished"
+    started = run.record.started
+    assert started is not None and started.parent and started.parent_step % 8 == 0 and started.parent_step > 0
+    assert good(run.params)
+
+
+def test_a_warning_is_all_where_that_was_asked_for(tmp_path: Path) -> None:
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **STEEP, lr=1.0, epochs=20, on_nan="warn", store=tmp_path)
+    assert run.status == "finished" and not run.diverged and len(warned(run)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"on_nan": "explode"}, "--on-nan explode: there are stop, rollback, warn."),
+        ({"on_nan": "rollback", "background": True}, "Leave --background out"),
+        ({"on_nan": "rollback", "sweep": "lr=0.1,0.2"}, "a rate each"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=re.escape(said)):
+        dlfb_lab.train(nn.Dense(2), (X, Y), store=tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replay_that_fails_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: Any) -> Any:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(divergence.Replay, "_explained", fails)
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **STEEP, lr=1.0, epochs=200, store=tmp_path)
+    assert run.status == "stopped" and run.diverged
+    said = "The first bad step was not found by repeating them: RuntimeError: no room"
+    assert any(event.text.startswith(said) for event in run.record.notices)
+
+
+def test_a_large_state_is_looked_at_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(divergence, "ON_HOST_BYTES", 0)
+    state = {
+        "a": jnp.ones((2, 3)),
+        "b": jnp.ones((2,), jnp.bfloat16),
+        "n": jnp.zeros((2,), int),
+        "mask": jnp.full(2, -jnp.inf),
+    }
+    watch = Watch(["one", "two"])
+    watch.begin(state, 5)
+    watch.arrays(6, state)
+    assert watch.finite_at == 6 and not watch.news()
+    watch.arrays(7, {**state, "a": state["a"].at[1, 2].set(jnp.nan)})
+    assert not watch.over and [bad.text for bad in watch.news()] == [
+        "The array a of two became NaN or infinite before step 7."
+    ]
+    watch.arrays(8, {**state, "b": state["b"].at[0].set(jnp.inf)})
+    assert watch.over and watch.finite_at == 6
+
+
+def test_spikes_are_told_and_noise_is_not() -> None:
+    spikes, rng = Spikes(), np.random.default_rng(0)
+    told = [event for i in range(20) for event in spikes.look(100 * i, rng.normal(1.0, 0.1, 100).astype(np.float32))]
+    assert told == []
+    losses = rng.normal(1.0, 0.1, 100).astype(np.float32)
+    losses[40] = 30
+    (event,) = spikes.look(2000, losses)
+    assert event.step == 2040 and "jumped to 30 at step 2,040" in event.text  # type: ignore[attr-defined]
+    for i in range(50):
+        losses = rng.normal(1.0, 0.1, 400).astype(np.float32)
+        losses[40] = 300 * 4.0**i if i < 20 else 1
+        told += spikes.look(3000 + 400 * i, losses)
+    assert len(told) <= divergence.MOST_SPIKES
