@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dlfb_lab.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from dlfb_lab.api import open_run, runs, train
+    from dlfb_lab.api import diff, export, open_run, restore, runs, train
     from dlfb_lab.errors import DataError, DlfbLabError, ModelError, OptionError, StoreError
     from dlfb_lab.run import Run
 
@@ -23,14 +23,17 @@ __all__ = [
     "OptionError",
     "Run",
     "StoreError",
+    "diff",
+    "export",
     "open_run",
+    "restore",
     "runs",
     "train",
 ]
 
 _HOME = {
     "Run": "dlfb_lab.run",
-    **dict.fromkeys(("open_run", "runs", "train"), "dlfb_lab.api"),
+    **dict.fromkeys(("diff", "export", "open_run", "restore", "runs", "train"), "dlfb_lab.api"),
     **dict.fromkeys(("DataError", "DlfbLabError", "ModelError", "OptionError", "StoreError"), "dlfb_lab.errors"),
 }
 

@@ -56,8 +56,13 @@ def split(line: str, at: str = "") -> list[str]:
     return [w for w in [*words, word] if w]
 
 
-def parse(line: str, options: Sequence[Option]) -> tuple[list[str], dict[str, str | bool]]:
+def parse(line: str, options: Sequence[Option], magic: str = "%dlfb_train") -> tuple[list[str], dict[str, str | bool]]:
     """Splits a line into positional words and options.
+
+    Args:
+        line: what stands behind the magic.
+        options: that it knows.
+        magic: its name, for messages.
 
     Returns:
         The words that belong to no option, and each option's text by keyword; True for a flag.
@@ -80,7 +85,7 @@ def parse(line: str, options: Sequence[Option]) -> tuple[list[str], dict[str, st
         option = known.get(name.replace("_", "-"))
         if option is None:
             hint = nearest(f"--{name}", [f"--{o}" for o in known])
-            raise OptionError(f"--{name}: there is no such option.{hint} Help: %dlfb_train?")
+            raise OptionError(f"--{name}: there is no such option.{hint} Help: {magic}?")
         if option.keyword in found:
             raise OptionError(f"--{name} is given twice.")
         if option.takes == "flag":
@@ -142,13 +147,13 @@ def value_of(
     """
     if option.takes == "text":
         is_expression = text[:1] in "([" or text[:2] in ("f'", 'f"')
-        return str(evaluated(text)) if is_expression else _unquoted(text)
+        return str(evaluated(text)) if is_expression else unquoted(text)
     if option.takes == "patterns":
-        return evaluated(text) if text[:1] in "([" else [word.strip() for word in split(_unquoted(text), ",")]
-    if option.takes == "column" and _unquoted(text) in columns:
-        return _unquoted(text)
+        return evaluated(text) if text[:1] in "([" else [word.strip() for word in split(unquoted(text), ",")]
+    if option.takes == "column" and unquoted(text) in columns:
+        return unquoted(text)
     if option.takes == "names":
-        return [value for word in split(_unquoted(text), ",") for value in _listed(word.strip(), evaluated, known)]
+        return [value for word in split(unquoted(text), ",") for value in _listed(word.strip(), evaluated, known)]
     if option.takes == "choice":
         return _name_or_value(text, evaluated, known)
     return evaluated(text)
@@ -161,7 +166,7 @@ def _listed(word: str, evaluated: Callable[[str], Any], known: Collection[str]) 
 
 def _name_or_value(text: str, evaluated: Callable[[str], Any], known: Collection[str]) -> Any:
     """A word that is neither known nor in the namespace is left as it is, for a message that suggests a known one."""
-    text = _unquoted(text) if _unquoted(text).isidentifier() else text
+    text = unquoted(text) if unquoted(text).isidentifier() else text
     if text.lower() in known:
         return text.lower()
     try:
@@ -176,5 +181,6 @@ _PATH = re.compile(r"[*A-Za-z_][\w.*?-]*/[\w.*?/-]+")
 """A pattern of parameters' paths, such as encoder/*; where its parts are names, it was a quotient."""
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
+    """Returns a word without the quotes around it."""
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
