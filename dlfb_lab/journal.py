@@ -33,7 +33,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -46,6 +46,7 @@ EVENTS = "events.jsonl"
 TAIL = "tail.json"
 WRITER = "writer.json"
 BEFORE = "before.jsonl"
+LOCK, LOCK_S = ".changes-hands", 5.0
 LINE_BYTES = 1 << 18
 """Losses that are so many get a line at once: the tail is written anew with each report."""
 
@@ -246,24 +247,60 @@ def rewound(path: Path, step: int, evaluated_at: int) -> Journal:
         evaluated_at: the last step whose evaluation stays.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: another process trains it, or the folder cannot be written.
     """
-    text = b"".join(_dumped(to_json(event)) for event in _until(path, step, evaluated_at))
     begun = path / f".{EVENTS}-{secrets.token_hex(4)}"
     try:
-        with open(begun, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copy2(path / EVENTS, path / BEFORE)
-        _claim(path)
-        begun.replace(path / EVENTS)
+        with _alone(path):
+            refuse_trained(path)
+            text = b"".join(_dumped(to_json(event)) for event in _until(path, step, evaluated_at))
+            with open(begun, "wb") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            shutil.copy2(path / EVENTS, path / BEFORE)
+            _claim(path)
+            begun.replace(path / EVENTS)
         for name in (TAIL, REQUESTS):
             (path / name).unlink(missing_ok=True)
         return Journal(path)
+    except StoreError:
+        raise
     except OSError as error:
         begun.unlink(missing_ok=True)
         raise StoreError(f"The run in `{path}` cannot go on there ({error.strerror or error}).") from error
+
+
+def refuse_trained(path: Path) -> None:
+    """Refuses a run that is being trained by a process of this machine.
+
+    Raises:
+        StoreError: which process has it.
+    """
+    over = any(isinstance(event, Status) and event.state in ENDED for event in _read_file(path / EVENTS))
+    if not over and liveness(path) == "alive":
+        pid = json.loads((path / WRITER).read_text(encoding="utf-8"))["pid"]
+        who = "this process" if pid == os.getpid() else f"process {pid}"
+        raise StoreError(f"{path.name} is being trained by {who}. Stop it first, or wait for its end.")
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps other processes out while a run changes hands; one that died meanwhile does so for a few seconds."""
+    lock = path / LOCK
+    deadline_s = monotonic() + LOCK_S
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            if monotonic() > deadline_s:
+                lock.unlink(missing_ok=True)
+            sleep(0.02)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 def _until(path: Path, step: int, evaluated_at: int) -> Iterator[Event]:

@@ -74,8 +74,7 @@ def find(asked: Any, store: str | Path | None) -> Origin:
     record = Record(journal.read(path))
     if record.started is None:
         raise StoreError(f"--resume: `{path}` holds no run: its journal has no beginning.")
-    if not record.ended and journal.liveness(path) == "alive":
-        raise StoreError(f"--resume: {path.name} is being trained. Stop it first, or wait for its end.")
+    journal.refuse_trained(path)
     # The last state of a run of this process may be on its way to the disk.
     saving.wait()
     found = finding.chosen(path, step, "--resume")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,7 @@ def arrays(model):
 
 RESUMED = """
 import sys
+import time
 import numpy as np
 import dlfb_lab
 from dlfb_lab.engine import saving
@@ -300,3 +302,52 @@ def test_a_checkpoint_of_another_module_is_refused_by_name(tmp_path: Path) -> No
     other = torch.nn.Sequential(torch.nn.Linear(X.shape[1], 4), torch.nn.Linear(4, 1))
     with pytest.raises(StoreError, match=r"The model is not the one that was saved: 1\.weight is missing"):
         dlfb_lab.train(other, (X, Y), resume=f"{run.path}@5", **options)
+
+
+CLAIMED = """
+import sys, time
+from pathlib import Path
+from dlfb_lab import journal
+from dlfb_lab.errors import StoreError
+path, at = Path(sys.argv[1]), float(sys.argv[2])
+journal.liveness(path)
+time.sleep(max(0.0, at - time.time()))
+try:
+    kept = journal.rewound(path, 8, 0)
+    print("mine", flush=True)
+    time.sleep(5)
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_of_kernels_that_resume_at_the_same_moment_one_is_told_who_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(20, monkeypatch, Noisy(), (X, Y), store=tmp_path, **OPTIONS)
+    assert run.path is not None
+    lines = (run.path / "events.jsonl").read_bytes().splitlines(keepends=True)
+    # As a kernel leaves it that was killed.
+    (run.path / "events.jsonl").write_bytes(b"".join(line for line in lines if b'"stopped"' not in line))
+    (run.path / "writer.json").unlink()
+    command = [sys.executable, "-c", CLAIMED, str(run.path), str(time.time() + 3)]
+    kernels = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [kernel.communicate(timeout=60)[0].strip() for kernel in kernels]
+    assert said.count("mine") == 1
+    owner = kernels[said.index("mine")].pid
+    for other in said:
+        assert other in (
+            "mine",
+            f"{run.path.name} is being trained by process {owner}. Stop it first, or wait for its end.",
+        )
+
+
+def test_a_process_that_died_while_a_run_changed_hands_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(20, monkeypatch, Noisy(), (X, Y), store=tmp_path, **OPTIONS)
+    assert run.path is not None
+    monkeypatch.setattr(journal, "LOCK_S", 0.1)
+    (run.path / journal.LOCK).touch()
+    journal.rewound(run.path, 8, 0).close()
+    assert not (run.path / journal.LOCK).exists()
