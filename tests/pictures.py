@@ -12,6 +12,7 @@ import numpy as np
 
 from dlfb_lab.events import (
     Baseline,
+    CheckpointSaved,
     Compilation,
     Evaluation,
     Event,
@@ -167,6 +168,42 @@ def rate_test(ended: bool = True) -> list[Event]:
     ]
     trained = Losses(step=2000, time_s=START_S + 4, first_step=0, losses=loss, duration_s=0.4)
     return [*before, trained, *scored, Status(step=2000, time_s=START_S + 5, state="finished")]
+
+
+SAVED = {2_000: 0.31, 4_000: 0.27, 6_000: 0.29}
+"""The steps of the checkpoints of `saved`, with the validation loss at each."""
+
+
+def saved(parent: str = "", parent_step: int = 0, **changed: object) -> list[Event]:
+    """Returns a run of 6,000 steps with checkpoints, or one that began from another's and was stopped at step 5,000."""
+    end = 5_000 if parent else 6_000
+    plan = started("saved", 6_000, parent=parent, parent_step=parent_step, evaluations_total=7, **changed)
+    told = _beginning(plan)
+    rng = np.random.default_rng(3)
+    for first in range(parent_step, end, 500):
+        at = np.arange(first, first + 500)
+        time_s = START_S + 3 + first / 1000
+        loss = ((0.25 + 0.45 * np.exp(-at / 900)) * np.exp(0.15 * rng.standard_normal(500))).astype(np.float32)
+        told.append(Losses(step=first + 500, time_s=time_s, first_step=first, losses=loss, duration_s=0.1))
+        score = 0.27 + 0.4 * math.exp(-(first + 500) / 900) + (0.01 * (first - 3_500) / 1000 if first > 3_500 else 0)
+        metrics = {"loss": SAVED.get(first + 500, score), "accuracy": 0.93 - 0.4 * score}
+        told.append(
+            Evaluation(step=first + 500, time_s=time_s, split="valid", metrics=metrics, rows=4000, duration_s=0.05)
+        )
+        kept = [step for step in SAVED if parent_step < step <= first + 500]
+        if first + 500 in SAVED:
+            told.append(
+                CheckpointSaved(
+                    step=first + 500,
+                    time_s=time_s + 0.1,
+                    bytes=13_000_000,
+                    duration_s=0.3,
+                    stall_s=0.002,
+                    state="complete",
+                    kept=kept,
+                )
+            )
+    return [*told, Status(step=end, time_s=START_S + 12, state="stopped" if parent else "finished")]
 
 
 def endless() -> Iterator[Event]:

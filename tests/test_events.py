@@ -257,6 +257,7 @@ def test_the_golden_journal_reads_as_it_was_meant() -> None:
         "plan_chosen",
         "compilation",
         *("device_memory",) * 2,
+        *("checkpoint_saved",) * 3,
         "notice",
         "evaluation",
         "status",

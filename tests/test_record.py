@@ -26,6 +26,10 @@ def several() -> Record:
     return Record(journal._read_file(path))
 
 
+def test_the_checkpoints_are_those_that_were_kept(golden: Record) -> None:
+    assert [(saved.step, saved.state) for saved in golden.checkpoints] == [(40, "complete"), (60, "not finite")]
+
+
 def test_a_record_of_nothing_answers_everything() -> None:
     record = Record()
     assert (record.step, record.elapsed_s, record.ended, record.best(), record.time_left_s()) == (

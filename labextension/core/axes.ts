@@ -6,9 +6,19 @@ import type { RunState } from "./runState";
 export const SMOOTH_FROM = 200;
 /** Of what is shown; each smoothed value is the mean of one of so many parts. */
 export const SMOOTH_PARTS = 50;
+/** Of what is shown, before the step where a run began that goes on from another. */
+const FORK_MARGIN = 0.06;
 
+/** All steps; of a run that began from another's checkpoint those since then, and a little before. */
 export function fullSpan(state: RunState): Span {
-  return [0, state.step > 0 ? state.step : state.plan?.steps_total || 1];
+  const end = state.step > 0 ? state.step : state.plan?.steps_total || 1;
+  const from = forkedAt(state);
+  return from === null || from >= end ? [0, end] : [Math.max(0, from - Math.max(1, FORK_MARGIN * (end - from))), end];
+}
+
+/** The step of the checkpoint that the run began from; null where it began anew. */
+export function forkedAt({ plan }: RunState): number | null {
+  return plan === null || plan.parent === "" ? null : plan.parent_step;
 }
 
 export function edges({ xs, low, high }: Band): Line[] {

@@ -5,7 +5,7 @@ import uPlot from "uplot";
 
 import { el, setText } from "./dom";
 import { tick } from "./format";
-import { drawBand, drawDots, drawLevels, drawLine, drawMarks, drawRing, within } from "./layers";
+import { drawBand, drawDots, drawLevels, drawLine, drawMarks, drawRing, drawTicks, within } from "./layers";
 import type { Color, Palette } from "./palette";
 
 export type Span = [number, number];
@@ -48,6 +48,14 @@ export interface Mark {
   text: string;
 }
 
+/** Something small at a step, on the axis. */
+export interface Tick {
+  x: number;
+  color: Color;
+  label: string;
+  value: string;
+}
+
 export interface Content {
   x: Span;
   y: Span;
@@ -56,6 +64,7 @@ export interface Content {
   bands: Band[];
   levels: HorizontalLine[];
   marks: Mark[];
+  ticks: Tick[];
   ring: Ring | null;
   label: string;
 }
@@ -192,7 +201,7 @@ export class Chart {
 
   private paint(plot: uPlot): void {
     if (this.content === null || this.palette === null) return;
-    const { lines, bands, levels, marks, ring } = this.content;
+    const { lines, bands, levels, marks, ticks, ring } = this.content;
     within(plot, 0, () => {
       if (this.palette === null) return;
       for (const band of bands) drawBand(plot, band, this.palette, this.log);
@@ -204,6 +213,7 @@ export class Chart {
     within(plot, 7, () => {
       if (this.palette === null) return;
       for (const line of lines) drawDots(plot, line, this.palette);
+      drawTicks(plot, ticks, this.palette);
       if (ring !== null) drawRing(plot, ring, this.palette);
     });
   }
@@ -219,6 +229,11 @@ export class Chart {
     for (const mark of this.content.marks) {
       if (Math.abs(mark.x - step) <= reach) rows.push({ label: "", value: mark.text, color: mark.color });
     }
+    const nearest = this.content.ticks
+      .filter(({ x }) => Math.abs(x - step) <= reach)
+      .sort((a, b) => Math.abs(a.x - step) - Math.abs(b.x - step))
+      .at(0);
+    if (nearest !== undefined) rows.push(nearest);
     this.tip.replaceChildren(...rows.map((row) => tipRow(row, this.palette)));
     const right = left > plot.over.clientWidth / 2;
     const edge = plot.over.offsetLeft + left;

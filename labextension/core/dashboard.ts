@@ -26,6 +26,8 @@ interface Plot {
 export interface Viewing {
   /** draw only: no buttons, and no word about them */
   readOnly?: boolean;
+  /** shows the run whose checkpoint this one began from; without it there is no link */
+  openRun?: (run: string) => void;
   /** told when the dashboard comes on the screen, or near it, and when it leaves */
   seen?: (seen: boolean) => void;
 }
@@ -65,7 +67,7 @@ class Dashboard {
     private store: RunStore,
     private viewing: Viewing,
   ) {
-    this.header = new Header(store, viewing.readOnly ?? false);
+    this.header = new Header(store, viewing.readOnly ?? false, viewing.openRun);
     this.loss = this.plot("loss");
     this.loss.node.classList.add("dlfb-loss");
     this.parts = this.plot("parts of the loss", describeParts);

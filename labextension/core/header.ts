@@ -3,6 +3,7 @@
 import { el, hook, setLines, setText } from "./dom";
 import { clock, count, remaining, tenths, value } from "./format";
 import { memberNames } from "./members";
+import { originOf } from "./plots";
 import { epochAt, planText, secondsPerStep, timeLeft } from "./progress";
 import { bestMember, hasEnded, type RunState } from "./runState";
 import type { Action, RunStore } from "./runStore";
@@ -14,6 +15,7 @@ const LABELS: Record<Action, string> = { pause: "Pause", resume: "Resume", stop:
 export class Header {
   readonly node = el("div", "dlfb-header");
   private name = hook("span", "name", "dlfb-name");
+  private origin = hook("span", "origin", "dlfb-origin");
   private badge = hook("span", "state", "dlfb-badge");
   private reason = hook("span", "reason", "dlfb-reason");
   private about = hook("div", "about", "dlfb-about");
@@ -38,6 +40,7 @@ export class Header {
   constructor(
     private store: RunStore,
     private readOnly: boolean,
+    private openRun?: (run: string) => void,
   ) {
     const status = el("span", "dlfb-status");
     status.setAttribute("role", "status");
@@ -47,7 +50,7 @@ export class Header {
     const controls = el("span", "dlfb-controls");
     controls.append(this.hint, ...this.buttons.map(({ button }) => button));
     const top = el("div", "dlfb-top");
-    top.append(this.name, status, controls);
+    top.append(this.name, this.origin, status, controls);
     this.bar.setAttribute("role", "progressbar");
     this.bar.ariaLabel = "steps done";
     this.bar.ariaValueMin = "0";
@@ -67,6 +70,7 @@ export class Header {
     const { plan } = state;
     const shown = this.store.standing(now_ms);
     setText(this.name, this.store.title || plan?.name || "training run");
+    this.showOrigin(state);
     this.badge.dataset.state = shown.state;
     setText(this.badge, shown.state);
     setText(this.reason, shown.reason);
@@ -88,6 +92,28 @@ export class Header {
     this.notes.hidden = notes.length === 0;
     setLines(this.notes, notes);
     this.updateControls();
+  }
+
+  /** Which checkpoint the run began from, with a way to that run where there is one. */
+  private showOrigin(state: RunState): void {
+    const origin = originOf(state);
+    if (this.origin.dataset.shown === origin) return;
+    this.origin.dataset.shown = origin;
+    this.origin.hidden = origin === "";
+    const parent = state.plan?.parent ?? "";
+    const { openRun } = this;
+    if (openRun === undefined) {
+      setText(this.origin, `from ${origin}`);
+      return;
+    }
+    const link = hook("button", "open-origin", "dlfb-link");
+    link.type = "button";
+    link.textContent = origin;
+    link.title = "Show that run and its checkpoints";
+    link.addEventListener("click", () => {
+      openRun(parent);
+    });
+    this.origin.replaceChildren("from ", link);
   }
 
   private updateControls(): void {

@@ -2,7 +2,7 @@
 
 import uPlot from "uplot";
 
-import type { Band, HorizontalLine, Line, Mark, Ring } from "./chart";
+import type { Band, HorizontalLine, Line, Mark, Ring, Tick } from "./chart";
 import { value } from "./format";
 import type { Palette } from "./palette";
 
@@ -153,6 +153,28 @@ export function drawMarks(plot: uPlot, marks: readonly Mark[], palette: Palette)
     ctx.moveTo(x - half, bbox.top);
     ctx.lineTo(x + half, bbox.top);
     ctx.lineTo(x, bbox.top + 6 * ratio);
+    ctx.fill();
+  }
+}
+
+/** Small triangles that stand on the axis. */
+export function drawTicks(plot: uPlot, ticks: readonly Tick[], palette: Palette): void {
+  const { ctx, bbox, scales } = plot;
+  const ratio = uPlot.pxRatio;
+  const bottom = bbox.top + bbox.height;
+  const { min = -Infinity, max = Infinity } = scales.x;
+  for (const { x: step, color } of ticks) {
+    if (step < min || step > max) continue;
+    const x = plot.valToPos(step, "x", true);
+    ctx.fillStyle = palette[color];
+    ctx.strokeStyle = palette.surface;
+    ctx.lineWidth = 2 * ratio;
+    ctx.beginPath();
+    ctx.moveTo(x - 4 * ratio, bottom);
+    ctx.lineTo(x + 4 * ratio, bottom);
+    ctx.lineTo(x, bottom - 7 * ratio);
+    ctx.closePath();
+    ctx.stroke();
     ctx.fill();
   }
 }

@@ -55,7 +55,7 @@ export function partsContent(state: RunState, zoom: Span | null, log: boolean): 
   const isLog = low > 0 && (log || high > LOG_FROM * low);
   const y = span(lines, null, [], x, isLog);
   const label = `Parts of the loss: ${parts.map(({ name, latest }) => `${name} ${value(latest)}`).join(", ")}`;
-  return { x, y, log: isLog, lines, bands: [], levels: [], marks: [], ring: null, label };
+  return { x, y, log: isLog, lines, bands: [], levels: [], marks: [], ticks: [], ring: null, label };
 }
 
 /** Smooth where there are many steps: several noisy lines on top of each other say nothing. */

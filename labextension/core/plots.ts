@@ -1,14 +1,16 @@
 // What each chart shows of a run.
 
-import { edges, fullSpan, SMOOTH_FROM, SMOOTH_PARTS, span } from "./axes";
-import type { Content, HorizontalLine, Line, Mark, Ring, Row, Span } from "./chart";
-import { count, deviation, plural, value } from "./format";
+import { edges, forkedAt, fullSpan, SMOOTH_FROM, SMOOTH_PARTS, span } from "./axes";
+import type { Content, HorizontalLine, Line, Mark, Ring, Row, Span, Tick } from "./chart";
+import { bytes, count, deviation, plural, value } from "./format";
 import { brokenMembers, deviationOf, memberBand, scoreBand, spreadRows } from "./members";
 import { partLine, partRows, scoreParts } from "./parts";
 import { epochAt } from "./progress";
 import { evaluationsOf, type RunState, type Scores } from "./runState";
 
 const MOST_METRICS = 8;
+/** That the tooltip says of a checkpoint. */
+const MOST_SCORES = 3;
 
 /** The metrics that get a chart: those of the validation part, known at once when its baselines are, and of training. */
 export function metricNames(state: RunState): string[] {
@@ -54,7 +56,18 @@ export function lossContent(state: RunState, zoom: Span | null, log: boolean, co
     log,
   );
   const ring = ringOf(state, "loss");
-  return { x, y, log, lines, bands, levels, marks: marksOf(state), ring, label: lossLabel(state) };
+  return {
+    x,
+    y,
+    log,
+    lines,
+    bands,
+    levels,
+    marks: marksOf(state),
+    ticks: ticksOf(state),
+    ring,
+    label: lossLabel(state),
+  };
 }
 
 export function metricContent(state: RunState, metric: string, zoom: Span | null): Content {
@@ -67,7 +80,7 @@ export function metricContent(state: RunState, metric: string, zoom: Span | null
   const y = span([...lines, ...bands.flatMap(edges)], null, levels, x, false);
   const last = latest(state, metric);
   const label = `${metric} on the validation data${last === null ? "" : `: ${value(last)}`}`;
-  return { x, y, log: false, lines, bands, levels, marks: [], ring: ringOf(state, metric), label };
+  return { x, y, log: false, lines, bands, levels, marks: [], ticks: [], ring: ringOf(state, metric), label };
 }
 
 export function latest(state: RunState, metric: string): number | null {
@@ -153,6 +166,8 @@ function levelsOf(state: RunState, metric: string): HorizontalLine[] {
 
 function marksOf(state: RunState): Mark[] {
   const marks: Mark[] = [];
+  const fork = forkedAt(state);
+  if (fork !== null) marks.push({ x: fork, color: "other", text: `began here, from ${originOf(state)}` });
   for (const { step, planned, program, cause } of state.compilations) {
     if (!planned) marks.push({ x: step, color: "warning", text: `compiled again: ${program}: ${cause}` });
   }
@@ -168,6 +183,27 @@ function marksOf(state: RunState): Mark[] {
   if (broken !== null)
     marks.push({ x: broken, color: "bad", text: `first loss that is not finite: step ${count(broken)}` });
   return marks;
+}
+
+/** The checkpoint that the run began from: RUN@STEP; empty where it began anew. */
+export function originOf({ plan }: RunState): string {
+  return plan === null || plan.parent === "" ? "" : `${plan.parent}@${plan.parent_step}`;
+}
+
+/** The checkpoints, each with its size and the scores that were known when it was saved. */
+export function ticksOf(state: RunState): Tick[] {
+  return state.checkpoints.map(({ step, bytes: size, state: health }) => {
+    const scores = evaluationsOf(state, "valid").findLast((found) => found.step <= step)?.metrics ?? {};
+    const told = Object.entries(scores).slice(0, MOST_SCORES);
+    const parts = [bytes(size), ...told.map(([name, score]) => `${name} ${value(score)}`)];
+    const isBad = health !== "complete";
+    return {
+      x: step,
+      color: isBad ? "bad" : "text",
+      label: `checkpoint (step ${count(step)})`,
+      value: [...(isBad ? [health] : []), ...parts].join(" · "),
+    };
+  });
 }
 
 function ringOf(state: RunState, metric: string): Ring | null {

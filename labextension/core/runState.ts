@@ -1,6 +1,7 @@
 // What a run's events add up to. No clock, no DOM: the same events always give the same state.
 
 import type {
+  CheckpointSaved,
   Compilation,
   DeviceMemory,
   Evaluation,
@@ -79,6 +80,8 @@ export interface RunState {
   memberBests: (Best | null)[];
   plans: PlanChosen[];
   rateTests: RateTrial[];
+  /** those that the run had when it last saved one */
+  checkpoints: CheckpointSaved[];
   compilations: Compilation[];
   notices: Notice[];
   recent: Pace[];
@@ -104,6 +107,7 @@ export function emptyState(): RunState {
     memberBests: [],
     plans: [],
     rateTests: [],
+    checkpoints: [],
     compilations: [],
     notices: [],
     recent: [],
@@ -169,6 +173,12 @@ export function reduce(state: RunState, event: RunEvent): void {
         duration_s: toNumber(event.duration_s),
       });
       break;
+    case "checkpoint_saved": {
+      const { step, kept } = event;
+      const before = state.checkpoints.filter((saved) => kept.includes(saved.step) && saved.step !== step);
+      state.checkpoints = [...before, event];
+      break;
+    }
     case "device_memory":
       state.memory.set(event.device, event);
       break;

@@ -40,6 +40,7 @@ export interface LossCurves {
 export function lossCurves(
   train: { steps: readonly number[]; losses: readonly JsonFloat[] },
   valid: { steps: readonly number[]; values: readonly JsonFloat[] },
+  from = 0,
 ): LossCurves {
   const lines = [
     { xs: train.steps, ys: train.losses.map(toNumber) },
@@ -50,7 +51,7 @@ export function lossCurves(
   const isLog = Math.min(...finite) > 0 && Math.max(...finite) > LOG_FROM * Math.min(...finite);
   const to = isLog ? Math.log : (loss: number): number => loss;
   const y = room(Math.min(...finite.map(to)), Math.max(...finite.map(to)));
-  const x: Span = [0, Math.max(1, ...lines.flatMap(({ xs }) => xs))];
+  const x: Span = [from, Math.max(from + 1, ...lines.flatMap(({ xs }) => xs))];
   const [trained, validated] = lines.map(({ xs, ys }) => linePath({ xs, ys: ys.map(to) }, x, y));
   return { train: trained, valid: validated };
 }

@@ -8,7 +8,7 @@ import type { Action } from "../core/runStore";
 import type { RunFeeds, RunRef } from "./feed";
 import { refOf, runsMeant } from "./finding";
 import { runsIcon } from "./icons";
-import { PANEL_ID } from "./panel";
+import { PANEL_ID, type RunsPanel } from "./panel";
 import { actionsOf, keyOf, rowOf, stateOf } from "./runRow";
 import type { RunsModel } from "./runsModel";
 import { runTab, tabId, type RunTab } from "./runTab";
@@ -37,6 +37,7 @@ export interface Parts {
   runs: RunsModel;
   feeds: RunFeeds;
   tabs: WidgetTracker<RunTab>;
+  panel: RunsPanel;
 }
 
 export function addCommands(parts: Parts): void {
@@ -77,6 +78,24 @@ export function addCommands(parts: Parts): void {
       // The restorer forgets a tab whose command fails.
       else if (args.restored === true) throw new Error(NOT_FOUND);
       else await showErrorMessage(NOT_FOUND, notFound(parts.runs, JSON.stringify(args.run)));
+    },
+  });
+  commands.addCommand(COMMANDS.showRun, {
+    label: "Show a run in the panel",
+    caption: "The run in the list of all runs, with its checkpoints",
+    icon: runsIcon,
+    describedBy: RUN_ARGS,
+    execute: async (args) => {
+      const { runs } = parts.runs;
+      const run =
+        runs.find((one) => one.run === args.run && one.store === args.store) ??
+        runs.find((one) => one.run === args.run);
+      if (run === undefined) {
+        await showErrorMessage(NOT_FOUND, notFound(parts.runs, JSON.stringify(args.run)));
+        return;
+      }
+      shell.activateById(PANEL_ID);
+      parts.panel.reveal(run);
     },
   });
   const actions: [string, Action, string][] = [

@@ -46,6 +46,8 @@ export class RunFeed {
     private source: RunSource,
     readonly ref: RunRef,
     name = "",
+    /** shows another run */
+    readonly openRun?: (ref: RunRef) => void,
   ) {
     this.store = new RunStore({
       control: (action) => void this.control(action),
@@ -152,7 +154,10 @@ export class RunFeed {
 export class RunFeeds {
   private feeds = new Map<string, { feed: RunFeed; views: number }>();
 
-  constructor(private source: RunSource) {}
+  constructor(
+    private source: RunSource,
+    private openRun?: (ref: RunRef) => void,
+  ) {}
 
   /** Asks for news of all runs that are watched: the page was hidden, and their polls stood by. */
   wake(): void {
@@ -162,7 +167,7 @@ export class RunFeeds {
   /** The run's feed, kept until everybody who took it has called `release`. */
   take(ref: RunRef, name = ""): { feed: RunFeed; release: () => void } {
     const key = `${ref.store}/${ref.run}`;
-    const shared = this.feeds.get(key) ?? { feed: new RunFeed(this.source, ref, name), views: 0 };
+    const shared = this.feeds.get(key) ?? { feed: new RunFeed(this.source, ref, name, this.openRun), views: 0 };
     this.feeds.set(key, shared);
     shared.views++;
     let taken = true;
@@ -188,7 +193,12 @@ export function mountRun(host: HTMLElement, feed: RunFeed, readOnly = false): ()
       unwatch = null;
     }
   };
-  const unmount = mountDashboard(host, feed.store, { readOnly, seen });
+  const { openRun, ref } = feed;
+  const show = (run: string): void => {
+    openRun?.({ store: ref.store, run });
+  };
+  const viewing = openRun === undefined || readOnly ? {} : { openRun: show };
+  const unmount = mountDashboard(host, feed.store, { readOnly, seen, ...viewing });
   return () => {
     seen(false);
     unmount();

@@ -11,12 +11,14 @@ import { runsIcon } from "./icons";
 import type { RunHooks } from "./runItem";
 import { RunList } from "./runList";
 import type { RunsModel } from "./runsModel";
+import type { RunSummary } from "./server";
 
 export const PANEL_ID = "dlfb-lab-panel";
 const SHARES = [3, 2];
 
 export class RunsPanel extends SidePanel {
   private life = new AbortController();
+  private list: RunList;
 
   constructor(
     private runs: RunsModel,
@@ -28,7 +30,8 @@ export class RunsPanel extends SidePanel {
     this.title.icon = runsIcon;
     this.title.caption = "Training runs";
     this.node.ariaLabel = "Training runs";
-    for (const section of [new RunList(runs, hooks), new DeviceView(devices, runs)]) {
+    this.list = new RunList(runs, hooks);
+    for (const section of [this.list, new DeviceView(devices, runs)]) {
       section.addClass("dlfb-panel");
       this.addWidget(section);
     }
@@ -36,6 +39,12 @@ export class RunsPanel extends SidePanel {
     watchTheme(() => {
       this.readTheme();
     }, this.life.signal);
+  }
+
+  /** Shows a run with its checkpoints. */
+  reveal(run: RunSummary): void {
+    if (this.content instanceof AccordionPanel) this.content.expand(0);
+    this.list.reveal(run);
   }
 
   override dispose(): void {

@@ -4,12 +4,15 @@ import "./panel.css";
 
 import { ILayoutRestorer, type JupyterFrontEndPlugin } from "@jupyterlab/application";
 import { ICommandPalette, WidgetTracker } from "@jupyterlab/apputils";
+import { INotebookTracker } from "@jupyterlab/notebook";
 import { IStatusBar } from "@jupyterlab/statusbar";
 
 import { addCommands, fillPalette } from "./commands";
 import { DevicesModel } from "./devicesModel";
+import { inserter } from "./notebooks";
 import { RunsPanel } from "./panel";
 import type { RunTab } from "./runTab";
+import type { RunSummary } from "./server";
 import { ISources, type Sources } from "./sources";
 import { StatusItem } from "./statusItem";
 import { COMMANDS, PLUGINS } from "./tokens";
@@ -21,16 +24,31 @@ export const panelPlugin: JupyterFrontEndPlugin<void> = {
   description: "Lists dlfb_lab's runs and shows what the machine is doing; opens runs in tabs.",
   autoStart: true,
   requires: [ISources],
-  optional: [ICommandPalette, ILayoutRestorer],
-  activate: (app, sources: Sources, palette: ICommandPalette | null, restorer: ILayoutRestorer | null) => {
+  optional: [ICommandPalette, ILayoutRestorer, INotebookTracker],
+  activate: (
+    app,
+    sources: Sources,
+    palette: ICommandPalette | null,
+    restorer: ILayoutRestorer | null,
+    notebooks: INotebookTracker | null,
+  ) => {
     const { feeds, runs, server } = sources;
     const tabs = new WidgetTracker<RunTab>({ namespace: "dlfb-run" });
-    addCommands({ app, runs, feeds, tabs });
-    if (palette !== null) fillPalette(palette);
+    const open = ({ store, run, name }: RunSummary): void =>
+      void app.commands.execute(COMMANDS.openRun, { store, run, name });
     const panel = new RunsPanel(runs, new DevicesModel(server), {
-      open: ({ store, run, name }) => void app.commands.execute(COMMANDS.openRun, { store, run, name }),
+      open,
       control: (run, action) => void runs.control(run, action),
+      checkpoints: {
+        source: server,
+        insert: inserter(notebooks, app.shell),
+        runs: () => runs.runs,
+        now_s: () => runs.now_s,
+        openRun: open,
+      },
     });
+    addCommands({ app, runs, feeds, tabs, panel });
+    if (palette !== null) fillPalette(palette);
     app.shell.add(panel, "left", { rank: PANEL_RANK });
     restorer?.add(panel, panel.id);
     void restorer?.restore(tabs, {

@@ -1,10 +1,11 @@
 // One run in the panel's list. It is made once and then kept up to date, so that focus and scrolling stay.
 
-import { runIcon, stopIcon, type LabIcon } from "@jupyterlab/ui-components";
+import { caretDownIcon, runIcon, stopIcon, type LabIcon } from "@jupyterlab/ui-components";
 
 import { el, hook, setText } from "../core/dom";
 import { lossCurves } from "../core/sparkline";
 import type { Action } from "../core/runStore";
+import { CheckpointList, type CheckpointListHooks } from "./checkpointList";
 import { Curve } from "./curve";
 import { pauseIcon } from "./icons";
 import { percent, rowOf, type Fact } from "./runRow";
@@ -18,6 +19,7 @@ const ICONS: Record<Action, LabIcon> = { pause: pauseIcon, resume: runIcon, stop
 export interface RunHooks {
   open(run: RunSummary): void;
   control(run: RunSummary, action: Action): void;
+  checkpoints: CheckpointListHooks;
 }
 
 export class RunItem {
@@ -37,6 +39,8 @@ export class RunItem {
   // One button pauses and resumes, so that it keeps the focus.
   private pauser = new ActionButton(this);
   private stopper = new ActionButton(this);
+  private fold = el("button", "dlfb-run-fold");
+  private checkpoints: CheckpointList | null = null;
   private drawn = "";
 
   constructor(
@@ -52,13 +56,20 @@ export class RunItem {
     this.bar.append(this.filled);
     this.bar.setAttribute("role", "progressbar");
     this.bar.ariaLabel = "steps done";
+    this.fold.type = "button";
+    this.fold.dataset.dlfb = "checkpoints";
+    this.fold.append("Checkpoints", caretDownIcon.element({ tag: "span", width: "14px", height: "14px" }));
+    this.fold.addEventListener("click", () => {
+      this.open(this.checkpoints === null);
+    });
+    this.open(false);
     const head = el("div", "dlfb-run-head");
     head.append(this.opener, this.warnings, this.badge);
     const body = el("div", "dlfb-run-body");
     body.append(this.facts, this.curve.node);
     this.track.append(this.bar, this.percent);
     const foot = el("div", "dlfb-run-foot");
-    foot.append(this.when, this.pauser.node, this.stopper.node);
+    foot.append(this.when, this.fold, this.pauser.node, this.stopper.node);
     this.node.append(head, body, this.reason, this.track, foot, this.refusal);
   }
 
@@ -89,14 +100,30 @@ export class RunItem {
     this.stopper.show(second, pending);
     setText(this.when, pending !== null ? PENDING[pending] : row.progress || row.when);
     setText(this.refusal, asked?.refusal ?? "");
+    this.fold.hidden = (summary.checkpoints ?? 0) === 0 && this.checkpoints === null;
+    this.checkpoints?.update();
     this.draw(summary);
   }
 
-  private draw({ curve, valid, updated_s }: RunSummary): void {
+  /** Shows the run's checkpoints below it, or no longer. */
+  open(isOpen: boolean): void {
+    this.fold.ariaExpanded = String(isOpen);
+    if (isOpen === (this.checkpoints !== null)) return;
+    this.checkpoints?.dispose();
+    this.checkpoints = isOpen ? new CheckpointList(this.summary, this.hooks.checkpoints) : null;
+    if (this.checkpoints !== null) this.node.append(this.checkpoints.node);
+  }
+
+  dispose(): void {
+    this.open(false);
+    this.node.remove();
+  }
+
+  private draw({ curve, valid, updated_s, parent_step }: RunSummary): void {
     const key = `${updated_s} ${curve.steps.length} ${valid.steps.length}`;
     if (key === this.drawn) return;
     this.drawn = key;
-    const { train, valid: validated } = lossCurves(curve, valid);
+    const { train, valid: validated } = lossCurves(curve, valid, parent_step);
     this.curve.node.classList.toggle("dlfb-curve-none", train === "" && validated === "");
     this.curve.draw(train, validated);
   }

@@ -84,13 +84,24 @@ export class RunList extends Widget {
     this.showStores((answer?.stores ?? []).filter((store) => store.problem !== ""));
   }
 
+  /** Shows a run with its checkpoints, whatever the list was narrowed to. */
+  reveal(run: RunSummary): void {
+    this.filter.value = "";
+    this.onUpdateRequest();
+    const item = this.items.get(keyOf(run));
+    if (item === undefined) return;
+    item.open(true);
+    item.opener.focus();
+    item.node.scrollIntoView({ block: "nearest" });
+  }
+
   /** Brings the rows in line with the runs; rows that stay are not touched, so they keep the focus. */
   private arrange(runs: readonly RunSummary[]): void {
     const { now_s } = this.model;
     const wanted = new Set(runs.map(keyOf));
-    for (const [key, { node }] of this.items) {
+    for (const [key, item] of this.items) {
       if (wanted.has(key)) continue;
-      node.remove();
+      item.dispose();
       this.items.delete(key);
     }
     let next = this.list.firstElementChild;

@@ -46,6 +46,10 @@ export interface RunSummary {
   started_s: number;
   updated_s: number;
   elapsed_s: number;
+  /** the run whose checkpoint it began from; empty where it began anew */
+  parent?: string;
+  /** updates applied to that checkpoint; 0 of a run that began anew */
+  parent_step?: number;
   step: number;
   steps_total: number;
   /** models that are trained at once; 0 where it is one, and of a server that does not know */
@@ -56,9 +60,61 @@ export interface RunSummary {
   curve: { steps: number[]; losses: JsonFloat[] };
   valid: { steps: number[]; values: JsonFloat[]; metric: string };
   warnings: number;
+  /** how many it had when it last saved one; 0 of a server that does not know */
+  checkpoints?: number;
   memory: Memory[];
   /** only name, model and start are known so far */
   reading: boolean;
+}
+
+/** What can be asked of a checkpoint; "undo" of one in the trash. */
+export type CheckpointAction = "verify" | "pin" | "unpin" | "delete" | "undo";
+
+export interface CheckpointSummary {
+  /** of its folder: what the server knows it by */
+  name: string;
+  step: number;
+  state: "complete" | "partial" | "damaged" | "not finite" | "newer";
+  /** what is wrong with it, in a sentence */
+  why: string;
+  bytes: number;
+  /** null where its manifest cannot be read */
+  saved_s: number | null;
+  /** the latest scores when it was saved, the monitored one first */
+  metrics: Record<string, JsonFloat>;
+  pinned: boolean;
+  /** why it is kept; empty where it need not be */
+  kept: string;
+  /** why it cannot be deleted; empty where it can */
+  protected: string;
+  /** whether its checksums are being compared, or will be */
+  verifying: boolean;
+  /** when they were compared last, since the server started */
+  verified_s: number | null;
+}
+
+export interface DeletedCheckpoint {
+  name: string;
+  step: number;
+  bytes: number;
+  deleted_s: number;
+  /** until when it can be had back */
+  until_s: number;
+}
+
+export interface CheckpointsAnswer extends Served {
+  run: string;
+  /** the run's folder */
+  folder: string;
+  /** where its store lies below the folder that the server shows; null where it does not */
+  below: string | null;
+  /** the line that began the run; empty where it was a longer cell, or none */
+  source: string;
+  /** the column whose best is kept */
+  monitor: string;
+  /** latest first */
+  checkpoints: CheckpointSummary[];
+  trash: DeletedCheckpoint[];
 }
 
 export interface StoreSummary {
@@ -169,6 +225,15 @@ export class Server {
     return this.request("POST", path, { action });
   }
 
+  checkpoints(store: string, run: string): Promise<CheckpointsAnswer> {
+    return this.request("GET", checkpointsPath(store, run));
+  }
+
+  /** Changes a checkpoint, or has all verified where none is named; returns how they are then. */
+  changeCheckpoint(store: string, run: string, action: CheckpointAction, name = ""): Promise<CheckpointsAnswer> {
+    return this.request("POST", checkpointsPath(store, run), { action, name });
+  }
+
   /** What the machine is doing; ten minutes of it for an `after` that the server does not know. */
   devices(after?: number): Promise<DevicesAnswer> {
     return this.request("GET", `devices${after === undefined ? "" : `?after=${after}`}`);
@@ -197,6 +262,10 @@ export class Server {
       return { ...answer, served_s: Date.parse(response.headers.get("Date") ?? "") / 1000 } as unknown as T;
     throw refusal(response.status, answer);
   }
+}
+
+function checkpointsPath(store: string, run: string): string {
+  return `runs/${encodeURIComponent(store)}/${encodeURIComponent(run)}/checkpoints`;
 }
 
 function parse(text: string): Record<string, unknown> | null {

@@ -6,7 +6,7 @@ import { Token } from "@lumino/coreutils";
 import { RunFeeds } from "./feed";
 import { RunsModel } from "./runsModel";
 import { Server } from "./server";
-import { PLUGINS } from "./tokens";
+import { COMMANDS, PLUGINS } from "./tokens";
 
 export interface Sources {
   server: Server;
@@ -21,9 +21,11 @@ export const sourcesPlugin: JupyterFrontEndPlugin<Sources> = {
   description: "Asks the server for dlfb_lab's runs, once for all views.",
   autoStart: true,
   provides: ISources,
-  activate: ({ serviceManager }) => {
+  activate: ({ serviceManager, commands }) => {
     const server = new Server(serviceManager.serverSettings);
-    const feeds = new RunFeeds(server);
+    const feeds = new RunFeeds(server, ({ store, run }) => {
+      if (commands.hasCommand(COMMANDS.showRun)) void commands.execute(COMMANDS.showRun, { store, run });
+    });
     // Polls stood by while the page was hidden; their next turn can be seconds away.
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) feeds.wake();

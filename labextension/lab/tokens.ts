@@ -14,6 +14,7 @@ export const COMMANDS = {
   openPanel: "dlfb-lab:open-panel",
   openLatest: "dlfb-lab:open-latest-run",
   openRun: "dlfb-lab:open-run",
+  showRun: "dlfb-lab:show-run",
   pauseRun: "dlfb-lab:pause-run",
   resumeRun: "dlfb-lab:resume-run",
   stopRun: "dlfb-lab:stop-run",

@@ -139,6 +139,18 @@ def golden_events() -> list[events.Event]:
         events.DeviceMemory(
             step=40, time_s=START_S + 5, device="cpu:0", device_kind="cpu", reason="the cpu backend reports none"
         ),
+        *(
+            events.CheckpointSaved(
+                step=step,
+                time_s=START_S + 5,
+                bytes=12_345_678,
+                duration_s=0.25,
+                stall_s=0.001,
+                state=state,
+                kept=kept,
+            )
+            for step, state, kept in ((20, "complete", [20]), (40, "complete", [20, 40]), (60, "not finite", [40, 60]))
+        ),
         events.Notice(step=50, time_s=START_S + 6, level="warning", text="The loss is NaN at step 50."),
         events.Evaluation(
             step=60,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { lossContent, metricNames } from "../../labextension/core/plots";
+import { lossContent, metricNames, originOf, ticksOf } from "../../labextension/core/plots";
 import { timeLeft } from "../../labextension/core/progress";
 import { decodeLosses, evaluationsOf, hasEnded } from "../../labextension/core/runState";
 import { newerThanThis } from "../../labextension/core/standing";
@@ -20,6 +20,10 @@ test("the golden journal adds up to its run", () => {
   assert.equal(state.compilations.length, 2);
   assert.equal(state.notices.length, 2);
   assert.equal(state.baselines[0].metrics.accuracy, 0.5);
+  assert.deepEqual(
+    state.checkpoints.map(({ step }) => step),
+    [40, 60],
+  );
 });
 
 test("an evaluation that is NaN is kept and is never the best", () => {
@@ -83,4 +87,24 @@ test("both widths of a block are read, and others refused", () => {
   assert.deepEqual([...decodeLosses(`f4:${btoa(String.fromCharCode(...bytes))}`)], [0.5, NaN, -Infinity]);
   assert.deepEqual([...decodeLosses(losses(0, [0.1, Infinity]).losses)], [0.1, Infinity]);
   assert.throws(() => decodeLosses("f2:AAA="), /f4/);
+});
+
+test("checkpoints that are still there stand on the axis, with size and scores", () => {
+  assert.deepEqual(ticksOf(stateOf(goldenEvents())), [
+    { x: 40, color: "text", label: "checkpoint (step 40)", value: "11.8 MiB · loss 0.4 · accuracy 0.8" },
+    { x: 60, color: "bad", label: "checkpoint (step 60)", value: "not finite · 11.8 MiB · loss NaN · accuracy 0.9" },
+  ]);
+  const state = stateOf([plan(), losses(0, [1, 2])]);
+  assert.deepEqual(lossContent(state, null, false, 100).ticks, []);
+});
+
+test("a run that began from another's checkpoint is drawn from there on, with a mark", () => {
+  const state = stateOf([plan({ parent: "base", parent_step: 400 }), losses(400, Array<number>(100).fill(1))]);
+  assert.equal(originOf(state), "base@400");
+  const { x, marks } = lossContent(state, null, false, 100);
+  assert.deepEqual(x, [394, 500]);
+  assert.deepEqual(marks, [{ x: 400, color: "other", text: "began here, from base@400" }]);
+  const waiting = stateOf([plan({ parent: "base", parent_step: 400, steps_total: 300 })]);
+  assert.deepEqual(lossContent(waiting, null, false, 100).x, [0, 300]);
+  assert.equal(originOf(stateOf([plan()])), "");
 });

@@ -92,14 +92,16 @@ def write(store: Path, name: str = "mlp", events: Iterable[Event] | None = None,
     return kept.path
 
 
-def checkpoint(run: Path, step: int, loss: float = 0.5, size: int = 1000, finite: bool = True) -> Path:
+def checkpoint(
+    run: Path, step: int, loss: float = 0.5, size: int = 1000, finite: bool = True, saved_s: float | None = None
+) -> Path:
     """Makes a checkpoint that is whole, apart from how its arrays are written."""
     path = folder_of(run, step)
     (path / ARRAYS / "d").mkdir(parents=True)
     (path / ARRAYS / "d" / "data").write_bytes(bytes(size))
     manifest = Manifest(
         step=step,
-        saved_at_s=STARTED.time_s + step,
+        saved_at_s=STARTED.time_s + step if saved_s is None else saved_s,
         metrics={"valid/accuracy": 1 - loss, "valid/loss": loss},
         leaves={"w": Leaf(shape=(size,), dtype="uint8", finite=finite)},
         files=checksums.stored(path, ["arrays/d/data"]),
