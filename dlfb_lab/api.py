@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from dlfb_lab import assemble, journal, register
-from dlfb_lab.assemble import TrainRequest, one_after_another, restoring, resume
+from dlfb_lab.assemble import TrainRequest, one_after_another, reopening, restoring, resume
 from dlfb_lab.checkpoints.difference import difference, ordered
 from dlfb_lab.checkpoints.export import What
 from dlfb_lab.checkpoints.selection import Which
 from dlfb_lab.data.source import Array
-from dlfb_lab.engine import loop, saved
+from dlfb_lab.engine import loop, saved, saving
 from dlfb_lab.engine.control import interrupts_stop
 from dlfb_lab.engine.saving import Saver
 from dlfb_lab.errors import DlfbLabError, OptionError, StoreError
@@ -213,26 +215,33 @@ def _train_one(request: TrainRequest) -> Run:
             notices, before = resume.at_the_end(origin), Record(journal.read(origin.path))
             # All else was said when it began.
             experiment = replace(experiment, notices=())
+        notices = [*notices, *resume.read_again(snapshot, experiment)]
+    saver, room = _saver(session, kept, prints)
     run_id = kept.path.name if kept is not None else experiment.name
     run = Run(before, None if kept is None else kept.path, session)
     if kept is not None:
         control.requests = Inbox(kept.path).take
     views = bundle.open_view(run, control.ask if request.background else None)
     sinks: list[Sink] = [*([kept] if kept is not None else []), *views]
-    experiment = replace(experiment, notices=(*notices, *experiment.notices))
+    experiment = replace(experiment, notices=(*notices, *room, *experiment.notices))
     for event in before.events:
         for view in views:
             with contextlib.suppress(Exception):  # a view must not end training
                 view.put(event)
-    saver = _saver(session, kept, prints)
     events = loop.train(experiment, session.plan, control, session.trainer, run_id, saver, snapshot, parent)
 
     def train() -> None:
         try:
             run.train(events, sinks)
+        except StoreError:
+            # A fork that could not take its parent's state has nothing to tell.
+            if parent and kept is not None and not run.record.blocks:
+                shutil.rmtree(kept.path, ignore_errors=True)
+            raise
         finally:
             if saver is not None:
                 saver.close(run.add)
+            _note_link(run)
 
     if not request.background:
         with interrupts_stop(control):
@@ -250,14 +259,28 @@ def _train_one(request: TrainRequest) -> Run:
     return run
 
 
-def _saver(session: Session, kept: journal.Journal | None, prints: dict[str, str]) -> Saver | None:
-    """Returns what saves the run's state; None where it has no folder, or nothing is to be saved."""
+def _note_link(run: Run) -> None:
+    """Writes down how outputs are read where only training could tell: beside a loss of the user's own."""
+    if run.path is not None and run.link:
+        with contextlib.suppress(StoreError, OSError):
+            told = journal.read_preparation(run.path)
+            if told.get("loss", {}).get("own"):
+                journal.write_preparation(run.path, {**told, "loss": {**told["loss"], "link": run.link}})
+
+
+def _saver(
+    session: Session, kept: journal.Journal | None, prints: dict[str, str]
+) -> tuple[Saver | None, list[tuple[Literal["info", "warning"], str]]]:
+    """Returns what saves the run's state, and what to say of the room for it.
+
+    None where it has no folder, or nothing is to be saved.
+    """
     if kept is None or session.saving is None:
-        return None
+        return None, []
     plan = session.plan
     # Parameters, and two more of each for the optimizer, as Adam has them.
     state_bytes = 3 * 4 * plan.parameter_count * max(1, len(session.experiment.members))
-    return Saver(
+    saver = Saver(
         kept.path,
         session.saving,
         plan.monitor,
@@ -265,27 +288,21 @@ def _saver(session: Session, kept: journal.Journal | None, prints: dict[str, str
         fingerprints=prints,
         state_bytes=state_bytes,
     )
+    return saver, saving.room(kept.path, session.saving, state_bytes)
 
 
 def _keep(
     request: TrainRequest, session: Session, rows_of: dict[str, Array]
 ) -> tuple[journal.Journal | None, list[tuple[Literal["info", "warning"], str]]]:
     """Makes the run's folder; where that fails, training goes on without one."""
-    name, task = session.experiment.name, session.experiment.task
+    name = session.experiment.name
     store = journal.store_folder(request.store)
     try:
         cut = None if request.resume is not None else resume.interrupted(store, request.source)
         same = sum(started.name == name for _, started in journal.list_runs(store)) if request.name else 0
         kept = journal.create(store, name)
         journal.write_split(kept.path, rows_of)
-        journal.write_preparation(
-            kept.path,
-            {
-                "features": session.feature_names,
-                "classes": list(task.classes) if task is not None else [],
-                "scaling": session.scaling.to_json() if session.scaling is not None else None,
-            },
-        )
+        journal.write_preparation(kept.path, reopening.preparation(request, session))
     except (StoreError, OSError) as error:
         said = str(error).rstrip(".")
         return None, [("warning", f"{said}. Nothing of this run is kept on disk. Give another folder with --store.")]
@@ -334,21 +351,38 @@ def runs(store: str | Path | None = None) -> Runs:
 
 def _opened(store: Path) -> Iterator[Run]:
     for path, _ in journal.list_runs(store):
-        yield Run.open(path)
+        yield Run.open(path, partial(reopening.reopened, given=reopening.Given()))
 
 
-def open_run(run: str | Path, store: str | Path | None = None) -> Run:
-    """Opens a run that was trained before, in this kernel or another: all but unsaved parameters is there.
+def open_run(
+    run: str | Path,
+    store: str | Path | None = None,
+    *,
+    model: Any = None,
+    loss: Callable[..., Any] | None = None,
+    metrics: str | Callable[..., Any] | Iterable[str | Callable[..., Any]] | None = None,
+) -> Run:
+    """Opens a run that was trained before, in this kernel or another.
+
+    Its history is read at once. When it is asked to predict, its parameters are restored from its checkpoint: those
+    that training handed back, or the latest of a run that was cut short.
 
     Args:
         run: its id, a name that only one run has, or its folder.
         store: the folder to look in; `dlfb_runs` in the working folder by default.
+        model: the model, made as for training, of which modules of nnx and Keras are changed in place; by default it is
+            made from what was written down, where that is a linen module whose class can be imported or is defined.
+        loss: where it was a function of your own, for `evaluate`.
+        metrics: as for training, where functions of your own were among them, for `evaluate`.
 
     Raises:
         StoreError: there is no such run.
     """
-    path = Path(run).absolute()
-    return Run.open(path if (path / journal.EVENTS).exists() else journal.find(journal.store_folder(store), str(run)))
+    path = Path(run).expanduser().absolute()
+    if not (path / journal.EVENTS).exists():
+        path = journal.find(journal.store_folder(store), str(run))
+    given = reopening.Given(model=model, loss=loss, metrics=metrics)
+    return Run.open(path, partial(reopening.reopened, given=given))
 
 
 def restore(
@@ -382,9 +416,7 @@ def restore(
         OptionError: a leaf does not fit; names all that do not, and nothing has been changed.
         StoreError: there is no such run or checkpoint, or it cannot be used; says which can.
     """
-    restored, state, said = restore_said(
-        run, into, which=which, member=member, dry_run=dry_run, cast=cast, store=store
-    )
+    restored, state, said = restore_said(run, into, which=which, member=member, dry_run=dry_run, cast=cast, store=store)
     for text in [*said, *([f"{state}."] if "," in state.partition(", step ")[2] else [])]:
         print(text)  # noqa: T201 - what was decided is said aloud
     return restored

@@ -197,6 +197,15 @@ def at_the_end(origin: Origin) -> list[tuple[Literal["info", "warning"], str]]:
     ]
 
 
+def read_again(snapshot: Snapshot, experiment: Experiment) -> list[tuple[Literal["info", "warning"], str]]:
+    """Returns what the user should know where only reading leads to the place in the data."""
+    count = int(snapshot.place.get("batch", 0))
+    if not count or not isinstance(experiment.train, Streamed):
+        return []
+    name = experiment.train.stream.name
+    return [("info", f"The {name} cannot be entered in the middle: its first {count:,} batches are read again.")]
+
+
 def said(origin: Origin, changes: list[str]) -> tuple[Literal["info", "warning"], str]:
     """Returns what the user should know of a run that begins from another's checkpoint."""
     why = f" Changed: {'; '.join(changes)}." if changes else ""

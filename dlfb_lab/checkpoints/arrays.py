@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -21,6 +22,11 @@ from dlfb_lab.checkpoints.manifest import Leaf, Manifest, dumped
 from dlfb_lab.errors import StoreError
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+MOST_SAID = 200
+"""Characters of what Orbax says."""
+
+_OS_ERROR = re.compile(r"os_error_code=\W*(\d+)")
 
 GROUP_BYTES = 1 << 24
 """Of arrays that are read at once; a larger one is read alone."""
@@ -87,10 +93,7 @@ def save(
         shutil.rmtree(begun, ignore_errors=True)
         if path.exists() and (found := looked_at(path)) is not None:
             return found  # another was quicker
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else (str(error).splitlines() or [""])[0]
-        )
-        raise StoreError(f"The checkpoint of step {step:,} cannot be saved in {run} ({reason}).") from error
+        raise StoreError(f"The checkpoint of step {step:,} cannot be saved in {run} ({_reason(error)}).") from error
     found = looked_at(path)
     assert found is not None
     return found
@@ -156,6 +159,14 @@ def _groups(leaves: Mapping[str, Leaf]) -> Iterator[list[str]]:
         size += more
     if group:
         yield group
+
+
+def _reason(error: Exception) -> str:
+    """Returns why something cannot be written: the system's own words for it, where Orbax wraps them in many of its."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    code = _OS_ERROR.search(str(error))
+    return os.strerror(int(code[1])) if code else (str(error).splitlines() or [""])[0][:MOST_SAID]
 
 
 def _write_arrays(path: Path, arrays: Arrays) -> None:

@@ -21,6 +21,7 @@ from dlfb_lab.engine.losses import Link, predictions_look_squashed, refuse_squas
 from dlfb_lab.engine.programs import Program, compilation, compiled
 from dlfb_lab.engine.step import Hyper, Keys, ModelState, Step, model_step, names_of, own_step
 from dlfb_lab.engine.trainer import Examined, Scores, Trained
+from dlfb_lab.errors import DataError, DlfbLabError
 from dlfb_lab.events import Event, Notice
 from dlfb_lab.models.copies import changes_in_place, copied
 from dlfb_lab.models.model import Model, PyTree, Stepper
@@ -74,6 +75,10 @@ class Learner(Protocol):
 
     def release(self) -> None:
         """Lets go of what was kept on the device for evaluations."""
+
+
+def _row_shapes(x: Inputs) -> str:
+    return ", ".join(str(tuple(leaf.shape[1:])) for leaf in jax.tree.leaves(x))
 
 
 def outcome(initialising: Generator[Event, None, PyTree]) -> PyTree:
@@ -229,8 +234,17 @@ class ModelLearner:
 
     def prepare_evaluation(self, state: ModelState) -> Iterator[Event]:
         """See `Learner`."""
-        if isinstance(self.experiment.valid, Part):
-            self.evaluator.compile(state.params, state.extra, self.experiment.valid.x)
+        valid = self.experiment.valid
+        if isinstance(valid, Part):
+            try:
+                self.evaluator.compile(state.params, state.extra, valid.x)
+            except Exception as error:
+                here, there = (_row_shapes(x) for x in (valid.x, self.experiment.train.sample(1)[0]))
+                if here == there or isinstance(error, DlfbLabError):
+                    raise
+                raise DataError(
+                    f"--valid: its rows have shape {here}, those of training {there}, and the model does not take both."
+                ) from error
             yield from self.news(0)
 
     def scores(

@@ -34,6 +34,9 @@ FIRST_S, NEXT_S, BETTER_S = 15.0, 5.0, 1.0
 BYTES_PER_S = 5e8
 """How fast a state is taken to be saved, before that has been measured."""
 
+MUCH_BYTES = 5e9
+"""Checkpoints that take more together are worth a word beforehand."""
+
 PATIENCE_S = 3.0
 """How long the interpreter's end waits for a checkpoint without a word."""
 
@@ -79,6 +82,33 @@ def asked(text: str | None) -> Asked | None:
         else:
             raise OptionError(f"--checkpoint {text}: `{part.strip()}` is not understood. Say {HELP}.")
     return Asked(**found)
+
+
+def room(run: Path, asked: Asked, state_bytes: int) -> list[tuple[Literal["info", "warning"], str]]:
+    """Returns what the user should know beforehand of the space that checkpoints will take; nothing if that is little.
+
+    Args:
+        run: the run's folder.
+        asked: how many are kept.
+        state_bytes: about how much each takes.
+    """
+    # One more, since a new one is there before an old one is removed.
+    count = asked.keep + asked.best + 1
+    needed = count * state_bytes
+    try:
+        free = shutil.disk_usage(run).free
+    except OSError:
+        return []
+    words = f"Checkpoints will take up to about {needed / 1e9:.2g} GB ({count} of {state_bytes / 1e9:.2g} GB)"
+    if needed > free:
+        return [
+            (
+                "warning",
+                f"{words}, but the disk has {free / 1e9:.2g} GB free. Make room, give another folder with --store, "
+                "or keep fewer: --checkpoint keep=1,best=0.",
+            )
+        ]
+    return [("info", f"{words}; the disk has {free / 1e9:.2g} GB free.")] if needed > MUCH_BYTES else []
 
 
 class Saver:

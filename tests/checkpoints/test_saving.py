@@ -220,3 +220,40 @@ def test_the_interpreter_ends_when_all_is_saved(tmp_path: Path) -> None:
     assert [(checkpoint.step, checkpoint.state) for checkpoint in found] == [(7, "complete")]
     assert folder.verify(found[0]).usable
     assert f"saving the checkpoint of step 7 of {tmp_path.name}. Interrupt to leave" in ended.stderr
+
+
+def test_the_room_that_checkpoints_will_take_is_told_beforehand(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    assert saving.room(tmp_path, Asked(), 1000) == []
+    ((level, text),) = saving.room(tmp_path, Asked(keep=3, best=2), free)
+    assert level == "warning" and "6 of" in text and "--store" in text and "keep=1,best=0" in text
+    ((level, text),) = saving.room(tmp_path, Asked(), int(min(free / 4, 2e9))) if free > 8e9 else (("info", "GB free"),)
+    assert level == "info" and "GB free" in text
+    assert saving.room(tmp_path / "gone", Asked(), free) == []
+
+
+def test_a_full_disk_is_told_and_costs_neither_the_run_nor_the_checkpoint_before(tmp_path: Path) -> None:
+    """On a real file system that is too small, where one can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        saver = Saver(disk, Asked(every_steps=1, keep=3), "", "min")
+        small, large = np.ones(1000, np.float32), np.random.default_rng(0).random(2**20).astype(np.float32)
+        for step, array in ((1, small), (2, large), (3, large)):
+            saver.save(Snapshot({"now/w": array}, {"step": step}))
+        assert saving.wait(60)
+        told = list(saver.news())
+        assert [event.kind for event in told] == ["checkpoint_saved", "notice"], "a failure is told once"
+        text = told[1].text  # type: ignore[attr-defined]
+        assert text.startswith(f"The checkpoint of step 2 cannot be saved in {disk} (No space left on device).")
+        assert "The last one, of step 1, is as it was. Training goes on." in text
+        assert [(one.step, one.state) for one in folder.listed(disk)] == [(1, "complete")]
+        assert folder.verify(folder.listed(disk)[0]).usable
+        saver.save(Snapshot({"now/w": small}, {"step": 4}))
+        assert saving.wait(60)
+        assert steps(disk) == [1, 4], "once there is room again it goes on"
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)

@@ -156,10 +156,8 @@ def test_what_cannot_be_gone_on_with_is_said(tmp_path: Path) -> None:
     refused(tmp_path, StoreError, "has no checkpoint from which training can go on", resume=bare.id)
     with pytest.raises(StoreError, match=r"The model or its optimizer is not the one.*kernel has shape \(4, 6\)"):
         dlfb_lab.train(Noisy(7), (X, Y), store=tmp_path, resume=run.id, **OPTIONS)
-    asks: tuple[Any, ...] = (Run.resume, lambda reopened: reopened.predict(X))
-    for ask in asks:
-        with pytest.raises(StoreError, match=r"its latest state, of step 60, is restored: dlfb_lab.train.*resume="):
-            ask(dlfb_lab.open_run(run.id, tmp_path))
+    with pytest.raises(StoreError, match=r"its latest state, of step 60, is restored: dlfb_lab.train.*resume="):
+        dlfb_lab.open_run(run.id, tmp_path).resume()
 
 
 def test_a_run_that_has_come_to_its_end_is_restored(tmp_path: Path) -> None:
@@ -351,3 +349,21 @@ def test_a_process_that_died_while_a_run_changed_hands_does_not_keep_it(
     (run.path / journal.LOCK).touch()
     journal.rewound(run.path, 8, 0).close()
     assert not (run.path / journal.LOCK).exists()
+
+
+def test_a_fork_that_cannot_take_the_state_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stopped(20, monkeypatch, Noisy(), (X, Y), store=tmp_path, **OPTIONS)
+    saving.wait()
+    with pytest.raises(StoreError, match="not the one that was saved"):
+        dlfb_lab.train(Noisy(width=5), (X, Y), store=tmp_path, **OPTIONS, resume=run)
+    assert [one.id for one in dlfb_lab.runs(tmp_path)] == [run.id]
+
+
+def test_what_has_to_be_read_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**OPTIONS, "valid": (X[:20], Y[:20])}
+    run = stopped(20, monkeypatch, Noisy(), batches, store=tmp_path, **options)
+    saving.wait()
+    again = dlfb_lab.train(Noisy(), batches, store=tmp_path, **options, resume=f"{run.id}@8")
+    assert any(
+        "cannot be entered in the middle: its first 2 batches are read again" in e.text for e in again.record.notices
+    )

@@ -549,3 +549,8 @@ def test_one_that_gives_examples_may_too_and_one_for_validation() -> None:
     )
     np.testing.assert_array_equal(same.record.losses()[1], fresh.record.losses()[1])
     assert same.record.evaluations[-1].metrics == fresh.record.evaluations[-1].metrics
+
+
+def test_a_validation_set_that_the_model_cannot_take_is_refused_in_a_sentence() -> None:
+    with pytest.raises(DataError, match=r"--valid: its rows have shape \(2,\), those of training"):
+        trained(BATCHES, epochs=1, valid=[(x[:, :2], y) for x, y in BATCHES])
