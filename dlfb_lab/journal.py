@@ -467,3 +467,19 @@ def write_preparation(path: Path, preparation: Mapping[str, Any]) -> None:
     """Keeps what must be done to new data before the model takes them, as JSON."""
     text = json.dumps(preparation, allow_nan=False, indent=1)
     (path / "preparation.json").write_text(text, encoding="utf-8")
+
+
+def read_preparation(path: Path) -> dict[str, Any]:
+    """Returns what `write_preparation` kept.
+
+    Raises:
+        StoreError: it is gone or damaged.
+    """
+    try:
+        found = json.loads((path / "preparation.json").read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+        return found
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"How the data of `{path}` were prepared cannot be read ({reason}).") from error

@@ -33,12 +33,34 @@ if TYPE_CHECKING:
     from dlfb_lab.engine.experiment import Experiment, Plan
     from dlfb_lab.engine.feed import Part, Rows
     from dlfb_lab.engine.saving import Asked
+    from dlfb_lab.engine.task import Task
     from dlfb_lab.engine.trainer import Trained, Trainer
 
 LOST = "interrupted twice; the parameters were not kept"
 
 presenters: dict[str, Callable[..., Any]] = {}
 """How a run is drawn, by name. The views put themselves here, since a run knows none of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """What predicting and scoring need beside a trained model.
+
+    Attributes:
+        task: what is predicted; None where a step of the user's own decides that.
+        like: a batch of the training data, on the host: `(x, y)`, or what a step of the user's own takes.
+        parts: rows by part name, encoded and scaled; empty in another kernel than the one that trained.
+        read: reads new data in the form the user gave the training data in.
+        scaling: what inputs are standardised with, if they are.
+        feature_names: the columns a table of new inputs must have; empty where there are none.
+    """
+
+    task: Task | None
+    like: Any
+    parts: dict[str, Part | Rows]
+    read: Callable[[Any], Part | Rows]
+    scaling: Scaling | None
+    feature_names: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +96,18 @@ class Session:
         """A batch of the training data, on the host: `(x, y)`, or what a step of the user's own takes."""
         return self.experiment.train.sample(1)
 
+    @cached_property
+    def inference(self) -> Inference:
+        """What predicting and scoring need."""
+        return Inference(
+            task=self.experiment.task,
+            like=self.like,
+            parts=self.parts,
+            read=self.read,
+            scaling=self.scaling,
+            feature_names=self.feature_names,
+        )
+
 
 class Run:
     """A training run: its history, its trained parameters, and what can be asked of them.
@@ -87,11 +121,19 @@ class Run:
         journal_lost: whether the journal could not be written any more, so that it does not tell of this run's end.
     """
 
-    def __init__(self, record: Record, path: Path | None, session: Session | None = None) -> None:
+    def __init__(
+        self,
+        record: Record,
+        path: Path | None,
+        session: Session | None = None,
+        reopen: Callable[[Run], tuple[Trained, Inference]] | None = None,
+    ) -> None:
         self.record = record
         self.path = path
         self.dashboard: Any = None
         self._session = session
+        self._reopen = reopen
+        self._inference: Inference | None = None
         self._trained: Trained | None = None
         self._error: BaseException | None = None
         self._over = threading.Event()
@@ -103,8 +145,12 @@ class Run:
             self._over.set()
 
     @classmethod
-    def open(cls, path: Path) -> Run:
+    def open(cls, path: Path, reopen: Callable[[Run], tuple[Trained, Inference]] | None = None) -> Run:
         """Reads a run from its folder.
+
+        Args:
+            path: the folder.
+            reopen: restores what was trained from its checkpoint, when that is asked for.
 
         Raises:
             StoreError: there is no run in it.
@@ -112,7 +158,7 @@ class Run:
         record = Record(journal.read(path))
         if record.started is None:
             raise StoreError(f"`{path}` holds no run: its journal has no beginning.")
-        return cls(record, path)
+        return cls(record, path, reopen=reopen)
 
     def train(self, events: Any, sinks: Sequence[Sink]) -> None:
         """Pulls events from a training generator and hands each to the sinks.
@@ -184,6 +230,11 @@ class Run:
         return self._trained is not None and self._trained.diverged
 
     @property
+    def link(self) -> str:
+        """What turns the trained model's outputs into predictions; "" where that is not known."""
+        return self._trained.link if self._trained is not None else ""
+
+    @property
     def learning_rate(self) -> float | None:
         """The rate that this kernel began to train with, at its highest; None where a rate is not known."""
         if self._session is None or self._session.experiment.optimizer is None:
@@ -228,8 +279,8 @@ class Run:
         """What was trained at once, each as a run of its own with the same history; empty for one model."""
         each = []
         for trained in self._finished().members:
-            member = Run(self.record, None, self._session)
-            member._trained = trained
+            member = Run(self.record, None, self._session, self._reopen)
+            member._trained, member._inference = trained, self._inference
             member._over.set()
             each.append(member)
         return each
@@ -272,7 +323,7 @@ class Run:
             DataError: the inputs do not fit.
             ModelError: the model has diverged.
         """
-        task = self._live().experiment.task
+        task = self._known().task
         if task is None:
             return self._finished().outputs(x)
         said = self._predictions(x)
@@ -288,7 +339,7 @@ class Run:
             OptionError: the task is regression.
             StoreError: this kernel does not have the run's parameters.
         """
-        task = self._live().experiment.task
+        task = self._known().task
         if task is None:
             raise OptionError("What the outputs mean, the step of your own decides. Use predict.")
         if task.kind == "regression":
@@ -303,10 +354,10 @@ class Run:
     def _predictions(self, x: Any) -> Any:
         from dlfb_lab.engine.metrics import Predictions
 
-        trained, session = self._finished(), self._live()
-        task = session.experiment.task
+        trained, known = self._finished(), self._known()
+        task = known.task
         assert task is not None
-        inputs = _inputs(x, session)
+        inputs = _inputs(x, known)
         outputs = trained.outputs(inputs)
         bad = np.asarray(~np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
         if bad.any():
@@ -314,7 +365,7 @@ class Run:
                 f"The model's outputs are NaN or infinity for {bad.sum():,} of {len(bad):,} rows: it has diverged. "
                 "Train it again with a smaller --lr."
             )
-        like = session.like[1]
+        like = known.like[1]
         unknown = np.zeros((len(outputs), *like.shape[1:]), like.dtype)
         return Predictions(unknown, outputs, task, trained.link)
 
@@ -333,16 +384,21 @@ class Run:
         """
         from time import perf_counter
 
-        trained, session = self._finished(), self._live()
+        trained, known = self._finished(), self._known()
         if isinstance(data, str):
-            if data not in session.parts:
-                known = ", ".join(session.parts)
-                raise OptionError(f"The run has no part `{data}`; it has {known}. Say --{data} 0.2 when training.")
-            split, part = data, session.parts[data]
+            if data not in known.parts and self._session is None:
+                raise OptionError(
+                    f"The rows of the part `{data}` were in the kernel that trained. Give rows, such as (x, y); "
+                    "run.split() says which they were."
+                )
+            if data not in known.parts:
+                there = ", ".join(known.parts)
+                raise OptionError(f"The run has no part `{data}`; it has {there}. Say --{data} 0.2 when training.")
+            split, part = data, known.parts[data]
         else:
-            split, part = "data", session.read(data)
-            if session.experiment.task is not None:
-                _check_shapes(part.tree[0], session.like[0])
+            split, part = "data", known.read(data)
+            if known.task is not None:
+                _check_shapes(part.tree[0], known.like[0])
         start = perf_counter()
         scores = trained.scores(part)
         look = self._looks() + 1 if split == "test" else 0
@@ -456,8 +512,27 @@ class Run:
             )
         return self._session
 
+    def _known(self) -> Inference:
+        """Returns what predicting and scoring need: of this kernel's training, or read from the run's folder."""
+        if self._session is not None:
+            return self._session.inference
+        self._restore()
+        assert self._inference is not None
+        return self._inference
+
+    def _restore(self) -> None:
+        if self._inference is None:
+            from dlfb_lab.engine import saving
+
+            saving.wait()
+            if self._reopen is None or not self.checkpoints:
+                self._live()
+            assert self._reopen is not None
+            self._trained, self._inference = self._reopen(self)
+
     def _finished(self) -> Trained:
-        self._live()
+        if self._session is None:
+            self._restore()
         if not self._over.is_set():
             raise DlfbLabError(f"The run is still {self.status}. Wait for it with run.wait(), or run.stop() it.")
         if self._trained is None:
@@ -472,13 +547,13 @@ class Run:
         return dict(presenters["bundle"](self))
 
 
-def _inputs(x: Any, session: Session) -> Inputs:
+def _inputs(x: Any, known: Inference) -> Inputs:
     """Reads new rows as the training rows were read.
 
     Raises:
         DataError: they do not fit what the model was trained on, or hold NaN or infinity.
     """
-    like, names = session.like[0], session.feature_names
+    like, names = known.like[0], known.feature_names
     if is_table(x):
         x = x.set_axis([str(c) for c in x.columns], axis="columns")
         missing = [n for n in names if n not in x.columns]
@@ -492,7 +567,7 @@ def _inputs(x: Any, session: Session) -> Inputs:
     _check_shapes(inputs, like)
     # A class would be said of rows with NaN as of any other.
     check_finite(inputs, names)
-    inputs = device_inputs(inputs, session.scaling)
+    inputs = device_inputs(inputs, known.scaling)
     if isinstance(inputs, dict) and isinstance(like, dict):
         return {name: _as_trained(array, like[name].dtype, name) for name, array in inputs.items()}
     return _as_trained(np.asarray(inputs), np.asarray(like).dtype, "x")

@@ -85,27 +85,10 @@ def _of_rows(r: TrainRequest, examples: Examples, regression: bool) -> Prepared:
         labels=examples.labels,
     )
 
-    def encode(part: Examples, what: str) -> Array:
-        y = task.encode(part.y, what)
-        if isinstance(r.loss, str) and losses.ALIASES.get(r.loss, r.loss) == "kl_divergence":
-            _check_probabilities(y, f"--loss {r.loss}: {what}")
-        return y
-
     rows_of, parts = _divide(r, examples, task)
-    encoded = {name: encode(part, f"the targets of the {name} part") for name, part in parts.items()}
+    encoded = {name: _encoded(r, part, task, f"the targets of the {name} part") for name, part in parts.items()}
     scaling = Scaling.fit(parts["train"].x) if r.scale else None
-
-    def part_of(part: Examples, y: Array) -> Part:
-        x = device_inputs(part.x, scaling)
-        # Of a reconstruction the scaled inputs are the targets.
-        return Part(x, x if task.reconstructs and not isinstance(x, dict) else y)
-
-    ready: dict[str, Part | Rows] = {name: part_of(part, encoded[name]) for name, part in parts.items()}
-
-    def read(new: Any) -> Part:
-        part = _like(_read_set(r, new, "the data"), examples, "the data")
-        return part_of(part, encode(part, "the targets"))
-
+    ready: dict[str, Part | Rows] = {name: _part_of(part, encoded[name], task, scaling) for name, part in parts.items()}
     return Prepared(
         train=ready["train"],
         parts=ready,
@@ -113,11 +96,41 @@ def _of_rows(r: TrainRequest, examples: Examples, regression: bool) -> Prepared:
         task=task,
         task_sentence=task.describe(task.encode(examples.y)),
         split_hash=splits.fingerprint(rows_of, encoded),
-        read=read,
+        read=reader(r, examples, task, scaling),
         scaling=scaling,
         feature_names=tuple(examples.features),
         notices=lambda experiment, target_shape: _notices(r, examples, experiment, target_shape),
     )
+
+
+def reader(r: TrainRequest, like: Examples, task: Task, scaling: Scaling | None) -> Callable[[Any], Part]:
+    """Returns what reads new data in the form that the training data had.
+
+    Args:
+        r: what was asked for.
+        like: rows as the training rows were read.
+        task: what is predicted.
+        scaling: what inputs are standardised with, if they are.
+    """
+
+    def read(new: Any) -> Part:
+        part = _like(_read_set(r, new, "the data"), like, "the data")
+        return _part_of(part, _encoded(r, part, task, "the targets"), task, scaling)
+
+    return read
+
+
+def _encoded(r: TrainRequest, part: Examples, task: Task, what: str) -> Array:
+    y = task.encode(part.y, what)
+    if isinstance(r.loss, str) and losses.ALIASES.get(r.loss, r.loss) == "kl_divergence":
+        _check_probabilities(y, f"--loss {r.loss}: {what}")
+    return y
+
+
+def _part_of(part: Examples, y: Array, task: Task, scaling: Scaling | None) -> Part:
+    x = device_inputs(part.x, scaling)
+    # Of a reconstruction the scaled inputs are the targets.
+    return Part(x, x if task.reconstructs and not isinstance(x, dict) else y)
 
 
 def _of_stream(

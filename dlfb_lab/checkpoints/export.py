@@ -56,7 +56,7 @@ def export(selection: Selection, path: Path, what: What = "params", overwrite: b
             f"export: safetensors has no dtype for {', '.join(wrong[:3])}{more}. Convert what "
             "dlfb_lab.restore returns, and save that."
         )
-    arrays = {names[name]: np.ascontiguousarray(array) for name, array in selection.arrays(names)}
+    arrays = {names[name]: np.asarray(array, order="C") for name, array in selection.arrays(names)}
     found = selection.found
     metadata = {
         "run": found.path.name,
@@ -102,10 +102,11 @@ def _names(selection: Selection, what: What) -> dict[str, str]:
 def _write(path: Path, arrays: dict[str, Array], metadata: dict[str, str]) -> None:
     from safetensors.numpy import save_file
 
-    # Made by this process, so that its rights are those that the user's files have.
-    with open(path, "xb"):
-        pass
+    with open(path, "xb") as file:
+        mode = os.stat(file.fileno()).st_mode
     save_file(arrays, path, metadata)
+    # It makes files that the user alone may read; this is to be a file as all others.
+    os.chmod(path, mode)
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 

@@ -65,11 +65,19 @@ class Selection:
         return self.sources[self.member or 0]
 
     @property
+    def _begin(self) -> str:
+        """What the names of the state's arrays begin with; that of a guest has no room of its own."""
+        manifest = self.found.checkpoint.manifest
+        assert manifest is not None
+        begin = f"{self.source.which}/state/"
+        return begin if any(name.startswith(begin) for name in manifest.leaves) else f"{self.source.which}/"
+
+    @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of each array of the state by its name in the state, without the axis of members."""
         manifest = self.found.checkpoint.manifest
         assert manifest is not None
-        begin, first = f"{self.source.which}/state/", 0 if self.member is None else 1
+        begin, first = self._begin, 0 if self.member is None else 1
         return {
             name.removeprefix(begin): (leaf.shape[first:], leaf.dtype)
             for name, leaf in manifest.leaves.items()
@@ -103,7 +111,7 @@ class Selection:
         Raises:
             StoreError: one is not as the manifest says.
         """
-        begin = f"{self.source.which}/state/"
+        begin = self._begin
         for name, array in read(self.found.checkpoint, [begin + name for name in names]):
             yield name.removeprefix(begin), array if self.member is None else array[self.member]
             del array
@@ -111,7 +119,7 @@ class Selection:
     def all_members(self) -> Iterator[tuple[str, Array]]:
         """Yields the arrays of the state with the axis of members, each from where its state is."""
         if self.member is None or len({source.which for source in self.sources}) == 1:
-            begin = f"{self.source.which}/state/"
+            begin = self._begin
             for name, array in read(self.found.checkpoint, [begin + name for name in self.shapes]):
                 yield name.removeprefix(begin), array
             return
@@ -141,7 +149,7 @@ def select(found: Found, record: Record, which: Which | None = None, member: int
         raise OptionError(f"{found.who}: which={which!r}: there are {', '.join(get_args(Which))}.")
     step, names = found.checkpoint.step, record.members
     scores = _Scores(record, manifest.place, step)
-    has_best = any(name.startswith("best/state/") for name in manifest.leaves)
+    has_best = any(name.startswith("best/") for name in manifest.leaves)
     if which == "best" and not has_best:
         raise StoreError(
             f"{found.who}: the checkpoint of step {step:,} of {found.path.name} keeps no best state beside its own, "

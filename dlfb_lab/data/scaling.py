@@ -44,6 +44,14 @@ class Scaling:
         """Returns the statistics as JSON values."""
         return {name: {"mean": self.mean[name].tolist(), "std": self.std[name].tolist()} for name in self.mean}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Scaling:
+        """Reads what `to_json` returned."""
+        mean, std = (
+            {name: np.asarray(one[what], np.float64) for name, one in values.items()} for what in ("mean", "std")
+        )
+        return cls(mean, std)
+
 
 def device_inputs(x: Inputs, scaling: Scaling | None) -> Inputs:
     """Returns inputs as the device takes them: scaled, if they are to be, and then float32 in place of float64.

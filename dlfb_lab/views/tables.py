@@ -104,7 +104,10 @@ def of_difference(first: str, second: str, changes: Sequence[Change]) -> LeafTab
     return LeafTable(
         sentences,
         ("group", "leaf", "shape", "relative", "largest", ""),
-        [(c.group, c.name, str(c.shape), _relative(c), _number(c.largest), _remark(c)) for c in changes],
+        [
+            (c.group, c.name, str(c.shape), _relative(c), _number(c.largest), _remark(c))
+            for c in (changes if different else ())
+        ],
         pd.DataFrame(values, columns=list(columns)),
     )
 
