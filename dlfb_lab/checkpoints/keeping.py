@@ -31,7 +31,7 @@ def usable(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
 def reasons(
     checkpoints: Sequence[Checkpoint], monitor: str, mode: Literal["min", "max"], *, best: int = 1, latest: int = 1
 ) -> dict[int, str]:
-    """Returns why checkpoints are kept, by step: "pinned", "the latest", "the best by valid/loss".
+    """Returns why checkpoints are kept, by step: "pinned", "the latest", "the best by valid/loss", or both of these.
 
     Args:
         checkpoints: of one run.
@@ -44,5 +44,7 @@ def reasons(
     for place, checkpoint in enumerate(ranked(checkpoints, monitor, mode)[:best]):
         found[checkpoint.step] = f"the best by {monitor}" if place == 0 else f"one of the {best} best by {monitor}"
     for place, checkpoint in enumerate(usable(checkpoints)[:latest]):
-        found[checkpoint.step] = "the latest" if place == 0 else f"one of the {latest} latest"
+        why = "the latest" if place == 0 else f"one of the {latest} latest"
+        best_of = found.get(checkpoint.step)
+        found[checkpoint.step] = why if best_of is None else f"{why} and {best_of}"
     return found | {checkpoint.step: "pinned" for checkpoint in checkpoints if checkpoint.pinned}

@@ -8,7 +8,7 @@ import re
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +61,7 @@ class Found:
     Attributes:
         checkpoint: what is known of it.
         bytes: what it takes.
-        kept: why it is kept; "" where it need not be.
+        kept: why it is kept, apart from being pinned; "" where it need not be.
         protected: why it cannot be deleted; "" where it can.
     """
 
@@ -186,14 +186,16 @@ class Checkpoints:
         """Returns a run's checkpoints, oldest first, with why they are kept."""
         found = [(self._verifier.judged(checkpoint), size) for checkpoint, size in _listed(run)]
         plan = plan_of(run)
-        kept = keeping.reasons([checkpoint for checkpoint, _ in found], plan.monitor, plan.mode)
+        # Pinned ones too are told to be the best or the latest.
+        unpinned = [replace(checkpoint, pinned=False) for checkpoint, _ in found]
+        kept = keeping.reasons(unpinned, plan.monitor, plan.mode)
         in_use = self._in_use(run)
         return [
             Found(
                 checkpoint,
                 size,
                 reason := kept.get(checkpoint.step, "") if checkpoint.state != "partial" else "",
-                in_use.get(checkpoint.step) or in_use.get(None) or _because(reason),
+                in_use.get(checkpoint.step) or in_use.get(None) or _because(checkpoint.pinned, reason),
             )
             for checkpoint, size in found
         ]
@@ -265,8 +267,8 @@ def _action(body: bytes) -> tuple[str, str]:
     return action, name
 
 
-def _because(kept: str) -> str:
-    if kept == "pinned":
+def _because(pinned: bool, kept: str) -> str:
+    if pinned:
         return "it is pinned; unpin it first"
     return f"it is {kept}" if kept else ""
 

@@ -30,6 +30,7 @@ class Panel:
         lines: label and value of each horizontal line.
         marks: points as (place, value).
         uprights: label and place of each vertical line.
+        ticks: steps of the checkpoints.
         is_loss: whether the vertical axis may be logarithmic.
         x_title: what is on the horizontal axis.
         log_x: whether the horizontal axis is logarithmic.
@@ -44,6 +45,7 @@ class Panel:
     lines: list[tuple[str, float]] = field(default_factory=list)
     marks: list[tuple[int, float]] = field(default_factory=list)
     uprights: list[tuple[str, float]] = field(default_factory=list)
+    ticks: list[int] = field(default_factory=list)
     is_loss: bool = False
     x_title: str = "step"
     log_x: bool = False
@@ -55,14 +57,19 @@ def panels(record: Record, most_metrics: int | None = MOST_METRICS) -> list[list
     """Returns rows of charts: the loss and the first metrics; beneath them the loss's parts and the rate test."""
     whole = record.whole() or Series(np.zeros(0, np.int64), np.zeros(0, np.float32), {}, [])
     losses, others = divided_parts(whole)
-    beneath = [_parts_panel(whole.steps, losses)] if losses else []
+    beneath = [_parts_panel(record, whole.steps, losses)] if losses else []
     beneath += [rate_panel(test) for test in record.rate_tests[-1:] if is_drawable(test)]
     above = [_loss_panel(record, whole), *_metric_panels(record, whole.steps, others)[:most_metrics]]
     return [above, beneath] if beneath else [above]
 
 
 def _loss_panel(record: Record, whole: Series) -> Panel:
-    panel = Panel("loss", _note(record), is_loss=True)
+    panel = Panel("loss", _note(record), is_loss=True, from_x=_beginning(record))
+    panel.ticks = [saved.step for saved in record.checkpoints]
+    if record.started is not None and record.started.parent:
+        origin = f"from {record.started.parent}@{record.started.parent_step}"
+        panel.note = ", ".join(filter(None, [panel.note, origin]))
+        panel.uprights.append(("", record.started.parent_step))
     if whole.members:
         places, average, deviation = member_band(whole.steps, np.stack(whole.members))
         panel.curves.append(("train", TRAIN, places, average))
@@ -83,7 +90,7 @@ def _metric_panels(record: Record, steps: Array, parts: dict[str, Array]) -> lis
     scored = [n for n in valid[0].metrics if n != "loss"] if valid else []
     found = []
     for name in dict.fromkeys([*scored, *parts]):
-        panel = Panel(name.replace("_", " "), _note(record), smooth=True)
+        panel = Panel(name.replace("_", " "), _note(record), smooth=True, from_x=_beginning(record))
         if name in parts:
             panel.curves.append(("train", TRAIN, steps, parts[name]))
         if name in scored:
@@ -93,9 +100,9 @@ def _metric_panels(record: Record, steps: Array, parts: dict[str, Array]) -> lis
     return found
 
 
-def _parts_panel(steps: Array, parts: dict[str, Array]) -> Panel:
+def _parts_panel(record: Record, steps: Array, parts: dict[str, Array]) -> Panel:
     curves = [(name, PARTS[i % len(PARTS)], steps, values) for i, (name, values) in enumerate(parts.items())]
-    return Panel("parts of the loss", "", curves, is_loss=True, smooth=True)
+    return Panel("parts of the loss", "", curves, is_loss=True, smooth=True, from_x=_beginning(record))
 
 
 def rate_panel(test: RateTest) -> Panel:
@@ -122,6 +129,11 @@ def _until_it_breaks(losses: Array) -> Array:
     return np.concatenate(
         [losses[:end], np.minimum(losses[end : end + 1], limit), np.full_like(losses[end + 1 :], np.nan)]
     )
+
+
+def _beginning(record: Record) -> int:
+    """Returns the step of the checkpoint that the run began from; 0 where it began anew."""
+    return record.started.parent_step if record.started is not None and record.started.parent else 0
 
 
 def _note(record: Record) -> str:

@@ -84,7 +84,9 @@ def _panel(panel: Panel, left: float, width: float) -> str:
     around = [edge[np.isfinite(edge) & ((edge > 0) | (not logarithmic))] for band in panel.bands for edge in band[2:]]
     low, high = _range(np.concatenate([every, *around]), logarithmic)
     every_x = np.concatenate([s for _, _, s, _ in panel.curves] or [np.zeros(0)])
-    first, last = panel.from_x, float(every_x.max()) if len(every_x) else 1.0
+    first, last = panel.from_x, float(every_x.max()) if len(every_x) else 0.0
+    if not panel.log_x:
+        last = max(last, first + 1)
     x0, x1, y0, y1 = left + 44, left + width - 18, 26.0, HEIGHT - 34.0
 
     def px(x: float) -> float:
@@ -107,7 +109,7 @@ def _panel(panel: Panel, left: float, width: float) -> str:
     if panel.log_x:
         marked = [(tick, f"{tick:g}") for tick in _log_ticks(first, last)] if last > first else []
     else:
-        marked = [(t, f"{int(t):,}") for t in _ticks(first, last or 1, max(3, int(width / 80))) if t == int(t)]
+        marked = [(t, f"{int(t):,}") for t in _ticks(first, last, max(3, int(width / 80))) if t == int(t)]
     for tick, label in marked:
         out.append(f'<text x="{px(tick):.1f}" y="{y1 + 16:.1f}" text-anchor="middle">{label}</text>')
     out.append(f'<text x="{x1:.1f}" y="{HEIGHT - 4}" text-anchor="end">{escape(panel.x_title)}</text>')
@@ -120,6 +122,10 @@ def _panel(panel: Panel, left: float, width: float) -> str:
         side, at = ("end", px(x) - 4) if px(x) > (x0 + x1) / 2 else ("start", px(x) + 4)
         out.append(f'<path d="M{px(x):.1f} {y0:.1f}V{y1:.1f}" stroke="{VALID}" stroke-dasharray="3 3"/>')
         out.append(f'<text x="{at:.1f}" y="{y0 + 9:.1f}" text-anchor="{side}">{escape(label)}</text>')
+    for step in panel.ticks:
+        if first <= step <= last:
+            said = f"<title>checkpoint of step {step:,}</title>"
+            out.append(f'<path d="M{px(step) - 3.5:.1f} {y1:.1f}h7l-3.5 -6z" class="checkpoint">{said}</path>')
     for colour, steps, lower, upper in panel.bands:
         out.append(_band(steps, lower, upper, colour, px, py))
     for _, colour, steps, curve in panel.curves:

@@ -73,11 +73,12 @@ export class CheckpointItem {
     setText(this.opener, row.title);
     this.opener.ariaLabel = [row.title, row.main, row.size, row.kept, row.health].filter((t) => t !== "").join(", ");
     setText(this.size, row.size);
-    setText(this.main, row.main);
+    const kept = row.kept === "" ? "" : `kept as ${row.kept}`;
+    setText(this.main, row.main || kept);
     setText(this.when, row.when);
     this.when.title = checkpoint.saved_s === null ? "" : new Date(1000 * checkpoint.saved_s).toLocaleString("en-GB");
     this.pin.hidden = !checkpoint.pinned;
-    setText(this.kept, row.kept === "pinned" || row.kept === "" ? "" : `kept as ${row.kept}`);
+    setText(this.kept, row.main === "" ? "" : kept);
     const isPlain = checkpoint.state === "complete" && row.why === "" && !checkpoint.verifying;
     this.health.hidden = isPlain;
     this.health.dataset.state = checkpoint.verifying ? "verifying" : checkpoint.state;

@@ -69,7 +69,7 @@ export class RunItem {
     body.append(this.facts, this.curve.node);
     this.track.append(this.bar, this.percent);
     const foot = el("div", "dlfb-run-foot");
-    foot.append(this.when, this.fold, this.pauser.node, this.stopper.node);
+    foot.append(this.when, this.pauser.node, this.stopper.node, this.fold);
     this.node.append(head, body, this.reason, this.track, foot, this.refusal);
   }
 

@@ -83,7 +83,7 @@ export interface CheckpointSummary {
   /** the latest scores when it was saved, the monitored one first */
   metrics: Record<string, JsonFloat>;
   pinned: boolean;
-  /** why it is kept; empty where it need not be */
+  /** why it is kept, apart from being pinned; empty where it need not be */
   kept: string;
   /** why it cannot be deleted; empty where it can */
   protected: string;

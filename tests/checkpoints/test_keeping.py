@@ -52,6 +52,12 @@ def test_the_best_the_latest_and_the_pinned_are_kept() -> None:
     }
 
 
+def test_one_can_be_the_latest_and_the_best() -> None:
+    assert reasons([checkpoint(10, 0.2), checkpoint(20, 0.1)], "valid/loss", "min") == {
+        20: "the latest and the best by valid/loss"
+    }
+
+
 def test_without_a_score_the_latest_is_kept() -> None:
     assert reasons(SOME, "valid/accuracy", "max") == {10: "pinned", 60: "the latest"}
     assert reasons([], "valid/loss", "min") == {}

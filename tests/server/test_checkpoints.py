@@ -103,7 +103,9 @@ async def test_a_run_without_checkpoints_has_none(ask: Any, run: Path) -> None:
 
 async def test_one_is_pinned_and_let_go(ask: Any, saved: Path) -> None:
     one = (await change(ask, saved, "pin", "step-10")).json["checkpoints"][-1]
-    assert one["pinned"] and one["kept"] == "pinned"
+    assert one["pinned"] and one["kept"] == ""
+    best = (await change(ask, saved, "pin", "step-15")).json["checkpoints"][1]
+    assert best["pinned"] and best["kept"] == "the best by valid/loss"
     answer = await change(ask, saved, "delete", "step-10")
     assert (answer.status, answer.json["code"]) == (409, "kept")
     assert answer.json["message"] == ("The checkpoint of step 10 cannot be deleted: it is pinned; unpin it first.")

@@ -63,6 +63,18 @@ def test_the_golden_run_is_drawn() -> None:
     assert title.text == "Loss and metrics of golden <run>", "markup in a name is text"
 
 
+def test_checkpoints_stand_on_the_axis_and_a_run_that_began_from_one_begins_there() -> None:
+    record = Record(pictures.saved())
+    (title, *_), *_ = (list(path) for path in drawn(record).iter(f"{SVG}path") if path.get("class") == "checkpoint")
+    assert title.text == "checkpoint of step 2,000"
+    fork = Record(pictures.saved("base", 4_000))
+    assert "loss from base@4000" in texts(drawn(fork))
+    lines = [line.attrib["points"] for line in drawn(fork).iter(f"{SVG}polyline")]
+    assert lines[0].startswith("44.0,")
+    for events in (pictures.saved("base", 4_000)[:5], [*pictures.saved("base", 4_000)[:5], scored(4_000, loss=1.0)]):
+        assert "loss from base@4000" in texts(drawn(Record(events)))
+
+
 RECORDS = {
     "nothing": [],
     "one step": [block([1.0])],
