@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -34,8 +33,9 @@ LONG_S = 3.0
 FAR = 100.0
 """A row whose loss is so many times that of most of its batch is named."""
 
-SPIKE_AFTER, SPIKE_DEVIATIONS, MOST_SPIKES = 100, 10.0, 5
-"""Steps of which what is usual is known, standard deviations above it, and how many are told."""
+WINDOW, SPIKE_AFTER, SPIKE_WEIGHT, SPIKE_FACTOR, MOST_SPIKES = 100, 3, 0.2, 5.0, 5
+"""Steps of a window; windows after which what is usual is known, and how much a new one counts in that; how many times
+as far above the usual loss as the usual highest a spike is; and how many are told."""
 
 
 @dataclass(frozen=True)
@@ -230,31 +230,34 @@ class Replay:
 
 
 class Spikes:
-    """Looks for losses far above those before them."""
+    """Looks for losses far above those before them, and above the highest of a hundred steps as well."""
 
     def __init__(self) -> None:
-        self._mean = self._variance = 0.0
-        self._seen = self._quiet_until = self._told = 0
+        # The usual loss, the usual highest of a window, and the losses of the window that is not full yet.
+        self._mean = self._highest = 0.0
+        self._windows = self._quiet_until = self._told = 0
+        self._window = np.zeros(0)
 
     def look(self, first_step: int, losses: Array) -> Iterator[Event]:
         """Takes the losses of new steps, shape [steps]."""
-        values = losses[np.isfinite(losses)].astype(np.float64)
-        if self._seen >= SPIKE_AFTER and self._told < MOST_SPIKES and len(values):
-            usual, spread = self._mean, math.sqrt(self._variance)
-            at = int(np.nanargmax(losses))
+        if self._windows >= SPIKE_AFTER and self._told < MOST_SPIKES and np.isfinite(losses).any():
+            at = int(np.nanargmax(np.where(np.isfinite(losses), losses, -np.inf)))
             value, step = float(losses[at]), first_step + at
-            if value > usual + SPIKE_DEVIATIONS * spread and value > usual + abs(usual) and step >= self._quiet_until:
+            far = self._mean + max(abs(self._mean), SPIKE_FACTOR * (self._highest - self._mean))
+            if value > far and step >= self._quiet_until:
                 self._told += 1
-                self._quiet_until = step + SPIKE_AFTER
+                self._quiet_until = step + WINDOW
                 more = " Further ones are not told." if self._told == MOST_SPIKES else ""
-                text = f"The training loss jumped to {value:.4g} at step {step:,}; it was about {usual:.4g}.{more}"
+                text = f"The training loss jumped to {value:.4g} at step {step:,}; it was about {self._mean:.4g}.{more}"
                 yield Notice(step=step, level="warning", text=text)
-        if len(values):
-            weight = min(1.0, len(values) / SPIKE_AFTER) if self._seen else 1.0
-            change = float(values.mean()) - self._mean
-            self._mean += weight * change
-            self._variance = (1 - weight) * (self._variance + weight * change**2) + weight * float(values.var())
-            self._seen += len(values)
+        self._window = np.concatenate([self._window, losses[np.isfinite(losses)]])
+        full = len(self._window) // WINDOW * WINDOW
+        windows, self._window = self._window[:full].reshape(-1, WINDOW), self._window[full:]
+        for mean, highest in zip(windows.mean(axis=1), windows.max(axis=1), strict=True):
+            weight = max(SPIKE_WEIGHT, 1 / (self._windows + 1))
+            self._mean += weight * (float(mean) - self._mean)
+            self._highest += weight * (float(highest) - self._highest)
+            self._windows += 1
 
 
 def _numbered(rows: Array) -> str:
