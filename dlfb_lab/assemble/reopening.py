@@ -32,7 +32,6 @@ from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, StoreError
 from dlfb_lab.events import RunStarted
 from dlfb_lab.models import recipe
 from dlfb_lab.models.model import PyTree
-from dlfb_lab.models.paths import shown
 from dlfb_lab.run import Inference, Run, Session
 
 PLAIN = (str, bool, int, float)
@@ -282,8 +281,10 @@ def _state(selection: Selection, adapted: Any, part: Part, optimizer: Any) -> Mo
     arrays = dict(selection.all_members())
     wrong = [*differences(template.params, arrays, "params"), *differences(template.extra, arrays, "extra")]
     if wrong:
+        more = f"; and {len(wrong) - 3:,} more" if len(wrong) > 3 else ""
         raise ModelError(
-            f"The model is not the one that {selection.found.path.name} trained: {shown(wrong)}. Make it as it was."
+            f"The model is not the one that {selection.found.path.name} trained: {'; '.join(wrong[:3])}{more}. "
+            "Make it as it was."
         )
     if template.opt_state is None or differences(template.opt_state, arrays, "opt_state"):
         # Of an optimizer that is not known its arrays by name.
