@@ -30,12 +30,12 @@ function meant(text: string): string {
 }
 
 test("a run is named by its id beside the notebook, and by its folder elsewhere", () => {
-  const run = { run: RUN, folder: `/home/me/work/dlfb_runs/${RUN}`, below: "work/dlfb_runs" };
-  assert.equal(reference(run, 340, "work/notebook.ipynb"), `${RUN}@340`);
+  const run = { run: RUN, folder: `/data/notes/dlfb_runs/${RUN}`, below: "notes/dlfb_runs" };
+  assert.equal(reference(run, 340, "notes/notebook.ipynb"), `${RUN}@340`);
   assert.equal(reference(run, 340, "notebook.ipynb"), `${run.folder}@340`);
   assert.equal(reference({ ...run, below: "dlfb_runs" }, 340, "notebook.ipynb"), `${RUN}@340`);
-  assert.equal(reference({ ...run, below: "work/other" }, 340, "work/notebook.ipynb"), `${run.folder}@340`);
-  assert.equal(reference({ ...run, below: null }, 340, "work/notebook.ipynb"), `${run.folder}@340`);
+  assert.equal(reference({ ...run, below: "notes/other" }, 340, "notes/notebook.ipynb"), `${run.folder}@340`);
+  assert.equal(reference({ ...run, below: null }, 340, "notes/notebook.ipynb"), `${run.folder}@340`);
 });
 
 test("cells go on from a checkpoint", () => {

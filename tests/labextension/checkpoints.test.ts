@@ -46,7 +46,7 @@ function deleted(step: number): DeletedCheckpoint {
 }
 
 function answer(checkpoints: CheckpointSummary[], trash: DeletedCheckpoint[] = []): CheckpointsAnswer {
-  const about = { run: REF.run, folder: `/work/dlfb_runs/${REF.run}`, below: "dlfb_runs", source: "" };
+  const about = { run: REF.run, folder: `/data/dlfb_runs/${REF.run}`, below: "dlfb_runs", source: "" };
   return { version: "0.1.0", schema: 1, served_s: NOW_S, ...about, monitor: "valid/loss", checkpoints, trash };
 }
 
