@@ -200,7 +200,7 @@ def at_the_end(origin: Origin) -> list[tuple[Literal["info", "warning"], str]]:
 def read_again(snapshot: Snapshot, experiment: Experiment) -> list[tuple[Literal["info", "warning"], str]]:
     """Returns what the user should know where only reading leads to the place in the data."""
     count = int(snapshot.place.get("batch", 0))
-    if not count or not isinstance(experiment.train, Streamed):
+    if not count or snapshot.place.get("state") or not isinstance(experiment.train, Streamed):
         return []
     name = experiment.train.stream.name
     return [("info", f"The {name} cannot be entered in the middle: its first {count:,} batches are read again.")]

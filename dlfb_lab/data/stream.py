@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import psutil
 
+from dlfb_lab.data import states
 from dlfb_lab.data.batch import described, inputs_of, on_host, pair, rows_of, stacked
 from dlfb_lab.data.host import Array
 from dlfb_lab.data.items import Kind, tell
@@ -77,17 +78,23 @@ class Stream:
     reader: Reader | None
     _passes: _Passes = field(repr=False)
 
-    def epoch(self, number: int, seed: int) -> Iterator[Any]:
+    def epoch(self, number: int, seed: int, state: str | None = None) -> Iterator[Any]:
         """Returns the batches of one pass, structured as `first`.
 
         Args:
             number: of the epoch, from 0.
             seed: what is drawn at random depends on it and on the number alone.
+            state: where to enter the pass, as `state` said; None for its beginning.
 
         Raises:
             DataError: at once, if the data are used up; while reading, if they fail, end early or change structure.
         """
-        return self._passes.epoch(number, seed)
+        return self._passes.epoch(number, seed, state)
+
+    @property
+    def state(self) -> str | None:
+        """Where the pass stands after the batch that came last, as JSON; None where the source cannot tell."""
+        return self._passes.state
 
 
 def begin(
@@ -129,7 +136,7 @@ def _close(rest: Generator[Any], reader: Reader | None) -> None:
 
 def _begun(
     items: Items,
-    rest: Generator[tuple[Any, Any]],
+    rest: Generator[tuple[Any, Any, str | None]],
     reader: Reader | None,
     batch_size: int | None,
     seed: int,
@@ -142,9 +149,9 @@ def _begun(
         )
         warnings.warn(text, stacklevel=2)
 
-    def following(count: int) -> list[tuple[Any, Any]]:
+    def following(count: int) -> list[tuple[Any, Any, str | None]]:
         """Returns the next items; one by one, so that after an interrupt no more are read."""
-        found: list[tuple[Any, Any]] = []
+        found: list[tuple[Any, Any, str | None]] = []
         while len(found) < count:
             one = (
                 list(islice(rest, 1))
@@ -156,16 +163,16 @@ def _begun(
             found += one
         return found
 
-    ahead: list[tuple[Any, Any]] = []
+    ahead: list[tuple[Any, Any, str | None]] = []
     kind = None if items.batched is None else Kind(items.batched)
     while not ahead or kind is None:
         ahead += (more := following(1))
         if not ahead:
             raise DataError(f"The {items.name} is empty: it gave no batch and no example.")
         if kind is None:
-            raw, read = zip(*ahead, strict=True)
+            raw, read, _ = zip(*ahead, strict=True)
             kind = tell(raw, read, ended=not more, batch_size=batch_size, whole=whole)
-    examples = [item for _, item in ahead]
+    examples = [item for _, item, _ in ahead]
     notices = [notice for notice in (items.notice, kind.notice) if notice]
     if kind.batched:
         size, first = None, examples[0]
@@ -176,7 +183,8 @@ def _begun(
             )
     else:
         size = batch_size or DEFAULT_BATCH
-        examples += [item for _, item in following(max(0, size - len(examples)))]
+        ahead += following(max(0, size - len(examples)))
+        examples = [item for _, item, _ in ahead]
         first = stacked(examples[:size])
         rows = min(size, len(examples))
         notices.append(f"The {items.name} gives one example at a time; batches of {size:,} are made of them.")
@@ -190,7 +198,7 @@ def _begun(
         once=items.once,
         notices=tuple(notices),
         reader=reader,
-        _passes=_Passes(items, _resumed(examples, rest), seed, size, first, batches),
+        _passes=_Passes(items, ahead, rest, seed, size, first, batches),
     )
 
 
@@ -198,25 +206,48 @@ class _Passes:
     """Begins the passes; the first one goes on where `begin` has left it, so that nothing is read twice."""
 
     def __init__(
-        self, items: Items, begun: Generator[Any], seed: int, size: int | None, first: Any, batches: int | None
+        self,
+        items: Items,
+        ahead: list[tuple[Any, Any, str | None]],
+        rest: Generator[tuple[Any, Any, str | None]],
+        seed: int,
+        size: int | None,
+        first: Any,
+        batches: int | None,
     ) -> None:
+        self.state: str | None = None
         self._items, self._seed, self._size, self._first = items, seed, size, first
-        self._begun: Generator[Any] | None = begun
+        self._begun: Generator[Any] | None = self._noted(ahead, rest)
         self._structure: Any = jax.tree.structure(first)
         self._most = batches or 0
 
-    def epoch(self, number: int, seed: int) -> Iterator[Any]:
+    def epoch(self, number: int, seed: int, state: str | None) -> Iterator[Any]:
         begun, self._begun = self._begun, None
+        if state is not None:
+            return self._batches(self._noted([], _read(self._items, number, seed, state)), number, entered=True)
         if begun is None or (self._items.drawn and (number, seed) != (0, self._seed)):
             if self._items.once:
                 raise DataError(
                     f"The {self._items.name} was used up by the first epoch: it can be read only once. Give a list of "
                     "batches, or the function that makes it (train calls that for each epoch); or train for one epoch."
                 )
-            begun = _resumed([], _read(self._items, number, seed))
+            begun = self._noted([], _read(self._items, number, seed))
         return self._batches(begun, number)
 
-    def _batches(self, items: Generator[Any], number: int) -> Iterator[Any]:
+    def _noted(
+        self, ahead: list[tuple[Any, Any, str | None]], rest: Generator[tuple[Any, Any, str | None]]
+    ) -> Generator[Any]:
+        """Yields items, first those that were read in advance, and notes where the pass stands."""
+        try:
+            while ahead:
+                _, item, self.state = ahead.pop(0)
+                yield item
+            for _, item, self.state in rest:
+                yield item
+        finally:
+            rest.close()
+
+    def _batches(self, items: Generator[Any], number: int, entered: bool = False) -> Iterator[Any]:
         count = 0
         try:
             for batch in items if self._size is None else _cut(items, self._size):
@@ -229,7 +260,8 @@ class _Passes:
                 count += 1
         finally:
             items.close()
-        self._check_end(count, number)
+        if not entered:
+            self._check_end(count, number)
 
     def _check_end(self, count: int, number: int) -> None:
         if count == 0:
@@ -245,15 +277,18 @@ class _Passes:
         self._most = count
 
 
-def _read(items: Items, number: int, seed: int) -> Generator[tuple[Any, Any]]:
-    """Yields items as they are given and with NumPy arrays for leaves, in one pass."""
+def _read(items: Items, number: int, seed: int, state: str | None = None) -> Generator[tuple[Any, Any, str | None]]:
+    """Yields items as they are given and with NumPy arrays for leaves, in one pass, and where it stands after each."""
     iterator: Any = None
     count = 0
     try:
-        iterator = items.open(number, seed)
+        iterator = iter(items.open(number, seed))
+        if state is not None:
+            states.enter(iterator, state)
         for item in iterator:
             # A copy, for whoever made the item may fill the same arrays again while it waits.
-            yield item, jax.tree.map(_own, on_host(item, f"Item {count} of the {items.name}"))
+            arrays = jax.tree.map(_own, on_host(item, f"Item {count} of the {items.name}"))
+            yield item, arrays, states.of(iterator)
             count += 1
     except DlfbLabError:
         raise
@@ -267,16 +302,6 @@ def _read(items: Items, number: int, seed: int) -> Generator[tuple[Any, Any]]:
 
 def _own(leaf: Any) -> Any:
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
-
-
-def _resumed(ahead: list[Any], rest: Generator[tuple[Any, Any]]) -> Generator[Any]:
-    try:
-        while ahead:
-            yield ahead.pop(0)
-        for _, item in rest:
-            yield item
-    finally:
-        rest.close()
 
 
 def _cut(examples: Iterator[Any], size: int) -> Iterator[Any]:

@@ -23,10 +23,16 @@ class Place(NamedTuple):
     Attributes:
         epoch: epochs completed.
         batch: batches of this epoch already used.
+        state: of the iterator that brings them, where it can tell; see `Stream.state`.
     """
 
     epoch: int
     batch: int
+    state: str | None = None
+
+    def after(self, batch: Batch) -> Place:
+        """Returns the place after one batch more."""
+        return Place(self.epoch, self.batch + 1, batch.state)
 
 
 START = Place(0, 0)
@@ -75,12 +81,14 @@ class Batch(NamedTuple):
         counts: which rows count, shape [rows], bool; None where all do.
         begins: whether it is the first of its epoch.
         rows: how many rows count, as far as can be told.
+        state: of the iterator it comes from, after it; see `Stream.state`.
     """
 
     tree: PyTree
     counts: Array | None
     begins: bool
     rows: int
+    state: str | None = None
 
 
 class EpochEnd(NamedTuple):
@@ -225,13 +233,13 @@ class Streamed:
     def feed(
         self, batch: int, order_key: jax.Array, seed: int, epochs: int | None, fill: bool, start: Place = START
     ) -> Feed:
-        """See `TrainingData`; the batches before the start are read again, since nothing else leads there."""
+        """See `TrainingData`; where its iterator's state is not known, the batches before the start are read again."""
         for epoch in _counted(1 if self.stream.once else epochs, start.epoch):
-            skipped = start.batch if epoch == start.epoch else 0
-            count = 0
-            for item in self.stream.epoch(epoch, seed):
+            skipped, state = (start.batch, start.state) if epoch == start.epoch else (0, None)
+            count = 0 if state is None else skipped
+            for item in self.stream.epoch(epoch, seed, state):
                 if count >= skipped:
-                    yield Batch(item, None, count == 0, 0)
+                    yield Batch(item, None, count == 0, 0, self.stream.state)
                 count += 1
             yield EpochEnd(count)
 

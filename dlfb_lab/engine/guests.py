@@ -58,11 +58,11 @@ class GuestTrainer:
         arrays = _within("now", self.guest.keep())
         if self._best is not None:
             arrays |= _within("best", self._best)
-        return Snapshot(arrays, {"step": self._step, "epoch": self._place.epoch, "batch": self._place.batch})
+        return Snapshot(arrays, {"step": self._step, **self._place._asdict()})
 
     def _resume(self, snapshot: Snapshot) -> None:
         arrays, place = snapshot.arrays, snapshot.place
-        self._step, self._place = int(place["step"]), Place(int(place["epoch"]), int(place["batch"]))
+        self._step, self._place = int(place["step"]), Place(place["epoch"], place["batch"], place.get("state"))
         self._best = _taken("best", arrays) or None
         self.guest.restore(_taken("now", arrays))
 
@@ -144,7 +144,7 @@ class GuestTrainer:
                 break
             values.append([found[name] for name in self.names])
             self._step += 1
-            self._place = Place(self._place.epoch, self._place.batch + 1)
+            self._place = self._place.after(item)
         return np.array(values, np.float32).reshape(len(values), len(self.names))
 
     def _ready(self, item: Batch | EpochEnd) -> Batch | EpochEnd:

@@ -136,11 +136,11 @@ class StreamedTrainer:
         arrays = arrays_of(self._carry, "now")
         if self._best is not None:
             arrays |= arrays_of(self._best, "best")
-        return Snapshot(arrays, {"step": self._step, "epoch": self._place.epoch, "batch": self._place.batch})
+        return Snapshot(arrays, {"step": self._step, **self._place._asdict()})
 
     def _resume(self, snapshot: Snapshot) -> None:
         arrays, place, before = snapshot.arrays, snapshot.place, self._carry
-        self._step, self._place = int(place["step"]), Place(int(place["epoch"]), int(place["batch"]))
+        self._step, self._place = int(place["step"]), Place(place["epoch"], place["batch"], place.get("state"))
         if any(name.startswith("best/") for name in arrays):
             self._best = self._placing.everywhere(into(before, arrays, "best"))
         self._carry = self._placing.everywhere(into(before, arrays, "now"))
@@ -222,7 +222,7 @@ class StreamedTrainer:
         state, value = run(*arguments)
         self._carry = State(state)
         self._step += 1
-        self._place = Place(self._place.epoch, self._place.batch + 1)
+        self._place = self._place.after(batch)
         return value
 
     def _arguments(self, batch: Batch) -> tuple[Any, ...]:

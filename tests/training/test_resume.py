@@ -367,3 +367,49 @@ def test_what_has_to_be_read_again_is_told(tmp_path: Path, monkeypatch: pytest.M
     assert any(
         "cannot be entered in the middle: its first 2 batches are read again" in e.text for e in again.record.notices
     )
+
+
+class Counting:
+    """Brings batches without end, and can say and be told where it stands, as the iterators of Grain."""
+
+    def __init__(self) -> None:
+        self.at, self.read = 0, 0
+
+    def __iter__(self) -> Counting:
+        return self
+
+    def __next__(self) -> Any:
+        rows = np.random.default_rng(self.at).integers(0, len(X), 16)
+        self.at, self.read = self.at + 1, self.read + 1
+        return X[rows], Y[rows]
+
+    def get_state(self) -> Any:
+        return {"at": self.at}
+
+    def set_state(self, state: Any) -> None:
+        self.at = state["at"]
+
+
+class CountingInBytes(Counting):
+    def get_state(self) -> bytes:
+        return str(self.at).encode()
+
+    def set_state(self, state: bytes) -> None:
+        self.at = int(state)
+
+
+@pytest.mark.parametrize("kind", [Counting, CountingInBytes])
+def test_an_iterator_that_can_tell_where_it_stands_is_entered_there(
+    kind: type[Counting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**OPTIONS, "valid": (X[:20], Y[:20])}
+    whole = dlfb_lab.train(Noisy(), kind(), store=tmp_path, **options)
+    run = stopped(20, monkeypatch, Noisy(), kind(), store=tmp_path, **options)
+    saving.wait()
+    data = kind()
+    again = dlfb_lab.train(Noisy(), data, store=tmp_path, **options, resume=f"{run.id}@16")
+    then, now = (one.history["train/loss"].loc[16:].to_numpy() for one in (whole, again))
+    np.testing.assert_array_equal(then, now)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, again.params)
+    assert data.read < 60 - 16 + 10, "what came before is not read again"
+    assert not any("read again" in event.text for event in again.record.notices)
