@@ -122,7 +122,8 @@ class Checkpoints:
             return
         chosen = next((one for one in found if one.checkpoint.path.name == name), None)
         if chosen is None:
-            raise Refusal(404, "no_checkpoint", f"{run.name} has no checkpoint {shown(name)} (any more).")
+            which = f"of step {_step(name):,}" if NAME.fullmatch(name) else f"“{shown(name)}”"
+            raise Refusal(404, "no_checkpoint", f"{run.name} has no checkpoint {which} (any more).")
         checkpoint = chosen.checkpoint
         if _bytes_of(checkpoint.path) is None:
             raise Refusal(403, "link", f"The checkpoint of step {checkpoint.step:,} is left alone: {checkpoint.why}")
@@ -189,27 +190,32 @@ class Checkpoints:
         # Pinned ones too are told to be the best or the latest.
         unpinned = [replace(checkpoint, pinned=False) for checkpoint, _ in found]
         kept = keeping.reasons(unpinned, plan.monitor, plan.mode)
-        in_use = self._in_use(run)
-        return [
-            Found(
-                checkpoint,
-                size,
-                reason := kept.get(checkpoint.step, "") if checkpoint.state != "partial" else "",
-                in_use.get(checkpoint.step) or in_use.get(None) or _because(checkpoint.pinned, reason),
-            )
-            for checkpoint, size in found
-        ]
+        in_use, all_in_use = self._in_use(run)
+        is_open = self._pulse(run).life() in ("alive", "unknown")
 
-    def _in_use(self, run: Path) -> dict[int | None, str]:
-        """Returns why checkpoints are in use, by step; under None why all of them are."""
+        def judged(checkpoint: Checkpoint, size: int) -> Found:
+            if checkpoint.state != "partial":
+                reason = kept.get(checkpoint.step, "")
+                used = in_use.get(checkpoint.step, all_in_use)
+                return Found(checkpoint, size, reason, used or _because(checkpoint.pinned, reason))
+            if not is_open:
+                return Found(checkpoint, size)
+            # The last one is written when the run is over.
+            checkpoint = replace(checkpoint, why="It is being saved, or was not saved to its end.")
+            return Found(checkpoint, size, protected=all_in_use or "its kernel is still there, and may be saving it")
+
+        return [judged(checkpoint, size) for checkpoint, size in found]
+
+    def _in_use(self, run: Path) -> tuple[dict[int, str], str]:
+        """Returns why checkpoints are in use, by step, and why all of them are; "" where they are not."""
+        found: dict[int, str] = {}
         if self._is_trained(run):
-            return {None: "the run is being trained, and looks after its checkpoints itself"}
-        found: dict[int | None, str] = {}
+            return found, "the run is being trained, and looks after its checkpoints itself"
         for other in _neighbours(run):
             plan = plan_of(other)
             if plan.parent == run.name and plan.parent_step not in found and self._is_trained(other):
                 found[plan.parent_step] = f"{other.name}, which is being trained, began from it"
-        return found
+        return found, ""
 
     def _is_trained(self, run: Path) -> bool:
         # Before the state, so that a run that ends meanwhile is not taken for one that broke off.
@@ -312,7 +318,11 @@ def _listed(run: Path) -> list[tuple[Checkpoint, int]]:
 
 def _strange(path: Path) -> Checkpoint:
     why = "There is a link in it, or something else that is no file, so it is not read."
-    return Checkpoint(path=path, step=int(path.name.split("-")[1]), state="damaged", why=why)
+    return Checkpoint(path=path, step=_step(path.name), state="damaged", why=why)
+
+
+def _step(name: str) -> int:
+    return int(name.split("-")[1])
 
 
 def _bytes_of(path: Path) -> int | None:

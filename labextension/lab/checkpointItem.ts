@@ -97,6 +97,7 @@ export class CheckpointItem {
       if (button === undefined) continue;
       this.refusals[doing] = refusal;
       setText(button, label);
+      button.ariaLabel = `${label}, ${row.title}`;
       button.title = refusal || title;
       // Not `disabled`: the keyboard must get there to be told why, and keep its place while something is on its way.
       button.ariaDisabled = String(refusal !== "" || busy.has(doing));

@@ -98,7 +98,7 @@ async def test_a_run_without_checkpoints_has_none(ask: Any, run: Path) -> None:
     assert (await change(ask, run, "verify")).status == 200
     answer = await change(ask, run, "delete", "step-1")
     assert (answer.status, answer.json["code"]) == (200, "no_checkpoint")
-    assert answer.json["message"] == f"{run.name} has no checkpoint step-1 (any more)."
+    assert answer.json["message"] == f"{run.name} has no checkpoint of step 1 (any more)."
 
 
 async def test_one_is_pinned_and_let_go(ask: Any, saved: Path) -> None:
@@ -129,10 +129,21 @@ async def test_one_is_deleted_and_taken_back(ask: Any, saved: Path) -> None:
 async def test_one_that_was_never_whole_is_deleted_and_taken_back(ask: Any, saved: Path) -> None:
     name = ".step-20-1f3c"
     (saved / FOLDER / name).mkdir()
+    (saved / "writer.json").unlink()
     told = (await change(ask, saved, "delete", name)).json
     assert [one["step"] for one in told["trash"]] == [20] and len(told["checkpoints"]) == 3
     told = (await change(ask, saved, "undo", told["trash"][0]["name"])).json
     assert [one["state"] for one in told["checkpoints"]] == ["partial", "complete", "complete", "complete"]
+
+
+async def test_one_that_may_be_being_saved_is_not_deleted(ask: Any, saved: Path) -> None:
+    (saved / FOLDER / ".step-30-1f3c").mkdir()
+    one = (await listed(ask, saved))[30]
+    assert (one["state"], one["why"]) == ("partial", "It is being saved, or was not saved to its end.")
+    answer = await change(ask, saved, "delete", ".step-30-1f3c")
+    assert answer.json["code"] == "kept" and answer.json["message"].endswith(
+        "its kernel is still there, and may be saving it."
+    )
 
 
 async def test_two_of_a_step_deleted_in_one_second_are_both_kept(
