@@ -17,7 +17,6 @@ from dlfb_lab.assemble.training import optimizer_of, wrapped
 from dlfb_lab.checkpoints.selection import Selection
 from dlfb_lab.data.scaling import Scaling
 from dlfb_lab.data.source import Array, Examples
-from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine import losses, optimizers, saved
 from dlfb_lab.engine import metrics as metric_table
 from dlfb_lab.engine.experiment import Experiment, Member, Plan
@@ -35,6 +34,9 @@ from dlfb_lab.models.model import PyTree
 from dlfb_lab.run import Inference, Run, Session
 
 PLAIN = (str, bool, int, float)
+
+KINDS = ("linen", "nnx", "train state", "function", "equinox", "keras")
+"""Of models that are pure functions of what was saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +107,11 @@ def reopened(run: Run, given: Given) -> tuple[Trained, Inference]:
         raise StoreError("predict: nothing of this run was kept on disk.")
     started, path = run.record.started, run.path
     told = journal.read_preparation(path)
-    if started.model_kind == "own step" or "task" not in told:
+    if started.model_kind not in KINDS or "task" not in told:
         raise StoreError(
-            f"What {path.name} trained, {started.model}, cannot be made again from its folder. To have its values: "
-            f"dlfb_lab.restore({path.name!r}, into=…), with a state or a model of yours; to go on with it: --resume."
+            f"What {path.name} trained, {started.model} ({started.model_kind}), cannot predict from its folder alone. "
+            f"To have its values: dlfb_lab.restore({path.name!r}, into=…), with a state or a model of yours; to go on "
+            "with it: --resume."
         )
     selection = saved.selected(run, None, "predict")
     model = given.model if given.model is not None else recipe.made(told["model"], path.name)
@@ -175,8 +178,6 @@ def _restored(
         task_sentence=started.task_sentence,
         settings=started.settings,
     )
-    if experiments.family(experiment.model) != "model":
-        raise StoreError(f"predict: a {adapted.kind} model cannot be opened again yet. To go on with it: --resume.")
     plan = Plan(
         loss=loss,
         scored_loss=loss,

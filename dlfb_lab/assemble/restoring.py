@@ -18,6 +18,7 @@ from dlfb_lab.errors import ModelError, OptionError, StoreError
 from dlfb_lab.models.forms import is_number
 from dlfb_lab.models.model import PyTree
 from dlfb_lab.models.paths import unique_names
+from dlfb_lab.models.torch_state import load_module, module_arrays
 
 MOST_NAMED = 12
 """Leaves that do not fit and are named in a message; a dry run names all."""
@@ -67,7 +68,7 @@ def fit(selection: Selection, into: Any) -> tuple[Target, list[Leaf]]:
 
 
 def restored(selection: Selection, into: Any, cast: bool) -> tuple[Any, str]:
-    """Returns an object like the user's with the saved values; a module of nnx or Keras is changed in place.
+    """Returns an object like the user's with the saved values; modules of nnx, Keras and PyTorch are changed in place.
 
     Args:
         selection: the state.
@@ -136,10 +137,17 @@ def _listed(said: list[str]) -> str:
 
 
 def _target(selection: Selection, into: Any) -> Target:
-    if not selection.of_model:
-        return _of_own_state(selection, into)
     nnx, eqx = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
-    linen, keras = sys.modules.get("flax.linen"), sys.modules.get("keras")
+    linen, keras, torch = (sys.modules.get(name) for name in ("flax.linen", "keras", "torch"))
+    if torch is not None and isinstance(into, torch.nn.Module):
+        return _of_torch(selection, into)
+    if not selection.of_model:
+        if keras is not None and isinstance(into, keras.Model):
+            raise OptionError(
+                f"restore: {into.name} takes its state with what it was compiled with, when the run is gone on with: "
+                f"--resume {selection.found.name}."
+            )
+        return _of_own_state(selection, into)
     if linen is not None and isinstance(into, linen.Module):
         raise OptionError(
             f"restore: {type(into).__name__} is a linen module, which holds no arrays. Give its parameters, or its "
@@ -169,6 +177,20 @@ def _of_module(selection: Selection, module: Any) -> Target:
 
     def put(tree: PyTree) -> Any:
         return adapted.finish(tree["params"], tree["extra"], None, selection.source.step)
+
+    return Target(tree, names, [False] * len(names), others, put)
+
+
+def _of_torch(selection: Selection, module: Any) -> Target:
+    """Takes a PyTorch module's parameters and buffers; it is changed in place."""
+    tree = {name.removeprefix("model/"): array for name, array in module_arrays(module).items()}
+    names = [f"model/{name}" for name in unique_names(tree)]
+    saved = [name for name in selection.shapes if name.startswith("model/") and name not in set(names)]
+    others = {name.removeprefix("model/"): name for name in saved}
+
+    def put(tree: PyTree) -> Any:
+        load_module(module, {f"model/{name}": array for name, array in tree.items()})
+        return module
 
     return Target(tree, names, [False] * len(names), others, put)
 

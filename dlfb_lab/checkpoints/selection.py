@@ -25,8 +25,8 @@ from dlfb_lab.record import Record
 Array = np.ndarray[Any, Any]
 Which = Literal["now", "best"]
 
-PARAMETERS = ("params/", "state/params/", "trainable/")
-"""What the names of parameters begin with: those of a model, of a step's own state, of a compiled Keras model."""
+PARAMETERS = ("params/", "state/params/", "trainable/", "model/")
+"""What the names of parameters begin with: those of a model, a step's own state, a compiled Keras model, a guest."""
 
 
 class Source(NamedTuple):

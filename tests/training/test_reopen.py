@@ -199,7 +199,9 @@ def test_a_step_of_the_users_own_has_no_model(tmp_path: Path) -> None:
         return state, jnp.sum(batch[0]) * state
 
     run = trained(tmp_path, None, (X, Y), step=step, state=jnp.ones(()), valid=None, eval_every=None)
-    with pytest.raises(StoreError, match=r"step, cannot be made again from its folder.*dlfb_lab.restore\(.*into=…\)"):
+    with pytest.raises(
+        StoreError, match=r"step \(own step\), cannot predict from its folder alone.*dlfb_lab.restore\(.*into=…\)"
+    ):
         dlfb_lab.open_run(run.id, tmp_path).state  # noqa: B018
 
 

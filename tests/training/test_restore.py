@@ -145,6 +145,28 @@ def test_into_an_equinox_module(tmp_path: Path) -> None:
     np.testing.assert_array_equal(jax.vmap(restored)(X), jax.vmap(run.state)(X))
 
 
+@pytest.mark.guests("torch")
+def test_into_a_module_of_pytorch(tmp_path: Path) -> None:
+    import torch
+
+    def make(width: int = 5) -> Any:
+        return torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.BatchNorm1d(width), torch.nn.Linear(width, 1))
+
+    run = trained(tmp_path, make())
+    other = make()
+    assert dlfb_lab.restore(run, into=other) is other, "it is changed in place"
+    expected = run.state.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in other.state_dict().items())
+    small = make(3)
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    with pytest.raises(OptionError, match=r"0.weight has shape \(3, 4\), and \(5, 4\) in the checkpoint"):
+        dlfb_lab.restore(run, into=small)
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+    assert "0.weight" in dlfb_lab.restore(run)
+    with pytest.raises(StoreError, match=r"\(torch\), cannot predict from its folder alone.*dlfb_lab.restore"):
+        dlfb_lab.open_run(run.path).predict(X)
+
+
 def step(state: dict[str, Any], batch: Any, key: jax.Array) -> tuple[dict[str, Any], jax.Array]:
     x, y = batch
 
