@@ -155,7 +155,8 @@ def select(found: Found, record: Record, which: Which | None = None, member: int
             f"{found.who}: the checkpoint of step {step:,} of {found.path.name} keeps no best state beside its own, "
             "since the run was trained without --early-stop. Leave it out."
         )
-    ended = _kept(record) and step >= record.step
+    # A run that diverged hands back the state before that, which it has saved.
+    ended = _kept(record) and (step >= record.step or bool(manifest.place.get("diverged")))
     restored = has_best and (which == "best" or (which is None and not found.named and ended and scores.goes_back))
     count = max(1, len(names))
     sources = tuple(

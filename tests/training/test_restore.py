@@ -223,6 +223,13 @@ def test_after_early_stopping_what_the_run_handed_back(
         same(dlfb_lab.restore(f"{run.path}@{step}", which="best"), jax.tree.map(np.asarray, run.params))
 
 
+@pytest.mark.parametrize("options", [{}, {"early_stop": "loss:50"}], ids=["now", "best"])
+def test_of_a_run_that_diverged_what_it_handed_back(options: dict[str, Any], tmp_path: Path) -> None:
+    run = trained(tmp_path, Noisy(), **{"optimizer": "sgd", "lr": 3.0, "steps": 300, **options})
+    assert run.diverged and run.checkpoints[-1].step < run.record.step
+    same(dlfb_lab.restore(run), jax.tree.map(np.asarray, run.params))
+
+
 def test_what_does_not_fit_is_refused_by_name_and_nothing_is_changed(run: Run) -> None:
     other = Noisy(7).init(jax.random.key(0), X[:1])["params"]
     before = jax.tree.map(np.array, other)
