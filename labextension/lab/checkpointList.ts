@@ -72,9 +72,11 @@ export class CheckpointList {
   update(): void {
     const { answer, problem, said } = this.model;
     setText(this.total, answer === null ? problem || "Reading…" : totalText(answer));
-    this.said.hidden = said.text === "" && (problem === "" || answer === null);
+    const text = said.text || (answer === null ? "" : problem);
+    // It is always there, so that whoever listens to the page is told when it changes.
+    this.said.dataset.empty = String(text === "");
     this.said.classList.toggle("dlfb-refusal", said.isRefusal || said.text === "");
-    setText(this.saidText, said.text || problem);
+    setText(this.saidText, text);
     this.undo.hidden = said.undo === "";
     this.verifyAll.hidden = answer === null || answer.checkpoints.length === 0;
     const isBusy = answer?.checkpoints.some(({ verifying }) => verifying) === true;

@@ -151,12 +151,17 @@ function titleOf(summary: RunSummary, now_s: number): string {
   return [
     summary.name,
     reasonOf(summary, now_s),
+    originOf(summary),
     [summary.model, membersOf(summary), summary.task, summary.device].filter((text) => text !== "").join(" · "),
     timesOf(summary),
     [summary.run, versions].filter((text) => text !== "").join(" · "),
   ]
     .filter((text) => text !== "")
     .join("\n");
+}
+
+function originOf({ parent = "", parent_step = 0 }: RunSummary): string {
+  return parent === "" ? "" : `from ${parent}@${parent_step}`;
 }
 
 function membersOf({ members = 0 }: RunSummary): string {

@@ -60,6 +60,11 @@ test("without validation data there is still something to say", () => {
   assert.deepEqual(facts({ ...bare, scores: {}, curve: { steps: [], losses: [] } }), []);
 });
 
+test("a run that began from another's checkpoint says so to whoever points at it", () => {
+  assert.match(rowOf(summary({ parent: "base", parent_step: 400 }), NOW_S).title, /^xor\nfrom base@400\nMLP/);
+  assert.match(rowOf(summary(), NOW_S).title, /^xor\nMLP/);
+});
+
 test("a run that goes on has progress and buttons", () => {
   const row = rowOf(running({ warnings: 2 }), NOW_S);
   assert.deepEqual([row.progress, row.done, row.warnings], ["439 of 1,000 steps", 0.439, "2"]);
