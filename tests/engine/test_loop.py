@@ -438,7 +438,7 @@ def test_a_paused_run_can_be_stopped() -> None:
 
 
 def test_a_diverging_run_is_warned_of_once() -> None:
-    events, _ = train(Linear(), valid=0.2, epochs=60, batch_size=8, optimizer="sgd", lr=1e6)
+    events, _ = train(Linear(), valid=0.2, epochs=60, batch_size=8, optimizer="sgd", lr=1e6, on_nan="warn")
     values = losses(events)
     assert sum(not np.isfinite(b.losses).all() for b in Record(events).blocks) > 1
     assert not np.isfinite(values[-1])
