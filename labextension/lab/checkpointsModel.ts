@@ -127,7 +127,7 @@ export class CheckpointsModel {
         damaged.length > 0
           ? `Damaged: ${damaged.map(({ step }) => `step ${count(step)}`).join(", ")}.`
           : `${plural(asked.length, "checkpoint")} verified: as saved.`;
-      this.said = { text, isRefusal: damaged.length > 0, undo: "" };
+      if (asked.length > 0) this.said = { text, isRefusal: damaged.length > 0, undo: "" };
     }
     this.poll.frequency = { interval: isBusy ? BUSY_MS : IDLE_MS, backoff: true, max: MOST_MS };
   }
