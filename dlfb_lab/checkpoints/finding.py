@@ -60,8 +60,8 @@ class Found:
             folder.verify(self.checkpoint)
             others = [checkpoint for checkpoint in self.usable if checkpoint.step != self.checkpoint.step]
             good = next((one for one in others if folder.verify(one).usable), None)
-            offer = _offer(self.path, good, self.who) or " There is no other."
-            raise StoreError(f"{error}{offer}") from error
+            other = offer(self.path, good, self.who) or " There is no other."
+            raise StoreError(f"{error}{other}") from error
 
 
 def located(asked: Any, store: str | Path | None, who: str) -> tuple[Path, int | None]:
@@ -125,8 +125,8 @@ def chosen(path: Path, step: int | None, who: str, states: Collection[State] = U
     if whole is not None:
         return _found(path, whole, found, who, named=True)
     if at:
-        offer = _offer(path, good[0] if good else None, who)
-        raise StoreError(f"{who}: the checkpoint of step {step:,} is {at[0].state}: {at[0].why}{offer}")
+        other = offer(path, good[0] if good else None, who)
+        raise StoreError(f"{who}: the checkpoint of step {step:,} is {at[0].state}: {at[0].why}{other}")
     there = ", ".join(f"{one.step:,}" for one in reversed(good))
     known = f"There are those of steps {there}." if there else f"It has none {purpose}."
     raise StoreError(f"{who}: {path.name} has no checkpoint of step {step:,}. {known}")
@@ -144,6 +144,7 @@ def _found(
     return Found(path=path, checkpoint=checkpoint, named=named, usable=usable, later=later, who=who)
 
 
-def _offer(path: Path, good: Checkpoint | None, who: str) -> str:
+def offer(path: Path, good: Checkpoint | None, who: str) -> str:
+    """Returns a sentence that names a checkpoint to take instead; "" for none."""
     option = "--resume " if who == "--resume" else ""
     return f" The newest good one: {option}{path.name}@{good.step}" if good is not None else ""

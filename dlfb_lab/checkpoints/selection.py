@@ -85,6 +85,13 @@ class Selection:
         }
 
     @property
+    def not_finite(self) -> list[str]:
+        """Names in the state of the arrays that have a NaN or an infinity, of any member."""
+        manifest = self.found.checkpoint.manifest
+        assert manifest is not None
+        return [n.removeprefix(self._begin) for n in manifest.not_finite if n.startswith(self._begin)]
+
+    @property
     def of_model(self) -> bool:
         """Whether the state is that of a model: params, extra and opt_state; else it is a step's own."""
         return any(name.startswith("params/") for name in self.shapes)

@@ -6,12 +6,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlfb_lab import journal
 from dlfb_lab.checkpoints import export as exporting
 from dlfb_lab.checkpoints import finding
 from dlfb_lab.checkpoints.folder import State
 from dlfb_lab.checkpoints.selection import Selection, Which, select
 from dlfb_lab.engine import saving
+from dlfb_lab.errors import StoreError
 from dlfb_lab.record import Record
 
 
@@ -42,9 +45,24 @@ def selected(
     record = Record(journal.read(path))
     # The last state of a run of this process may be on its way to the disk.
     saving.wait()
-    found = finding.chosen(path, step, who, states)
+    # Of several members one that has diverged does not count against the others.
+    apart = bool(record.members) and member != "all"
+    found = finding.chosen(path, step, who, (*states, "not finite") if apart else states)
     found.verified()
-    return select(found, record, which, member)
+    selection = select(found, record, which, member)
+    if found.checkpoint.state not in states:
+        _refuse_not_finite(selection)
+    return selection
+
+
+def _refuse_not_finite(selection: Selection) -> None:
+    for name, array in selection.arrays(selection.not_finite):
+        if not np.isfinite(array).all():
+            found = selection.found
+            raise StoreError(
+                f"{found.who}: {found.name}, {selection.said}, is not finite: {name} holds NaN or infinity."
+                f"{finding.offer(found.path, found.usable[0] if found.usable else None, found.who)}"
+            )
 
 
 def export(

@@ -230,6 +230,16 @@ def test_of_a_run_that_diverged_what_it_handed_back(options: dict[str, Any], tmp
     same(dlfb_lab.restore(run), jax.tree.map(np.asarray, run.params))
 
 
+def test_of_several_members_one_that_diverged_does_not_count_against_the_others(tmp_path: Path) -> None:
+    large = (100 * X, 1e4 * X[:, 0])
+    run = trained(tmp_path, nn.Dense(1), large, optimizer="sgd", lr=None, sweep="lr=1e-6,1.0", steps=200, valid=0.2)
+    assert run.checkpoints[-1].state == "not finite"
+    same(dlfb_lab.restore(run), jax.tree.map(np.asarray, run.params))
+    np.testing.assert_array_equal(dlfb_lab.open_run(run.id, tmp_path).predict(X), run.predict(X))
+    with pytest.raises(StoreError, match=r"lr 1 of 2 members, is not finite: params/bias holds NaN or infinity"):
+        dlfb_lab.restore(run, member=1)
+
+
 def test_what_does_not_fit_is_refused_by_name_and_nothing_is_changed(run: Run) -> None:
     other = Noisy(7).init(jax.random.key(0), X[:1])["params"]
     before = jax.tree.map(np.array, other)
