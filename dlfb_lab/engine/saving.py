@@ -34,6 +34,9 @@ FIRST_S, NEXT_S, BETTER_S = 15.0, 5.0, 1.0
 BYTES_PER_S = 5e8
 """How fast a state is taken to be saved, before that has been measured."""
 
+SLIGHT = 0.03
+"""Of the time between two checkpoints: what it may cost to wait for each."""
+
 MUCH_BYTES = 5e9
 """Checkpoints that take more together are worth a word beforehand."""
 
@@ -172,14 +175,22 @@ class Saver:
         return sys.maxsize if every is None else every - step % every
 
     def save(self, snapshot: Snapshot) -> None:
-        """See `Checkpointer`. Waits for the one before, so that at most one interval is lost and one copy in memory."""
+        """See `Checkpointer`. Waits for the one before, so that there is one copy in memory at most."""
         if self._ending:
             # Whoever waits for the end of training does not wait for this.
             self._last = snapshot
             return
+        self._wait()
+        since_s, known = monotonic() - self._saved_s, self._count
+        self._submit(snapshot)
+        if self._asked.every_steps is not None and known and not SLIGHT * since_s < self._cost_s < since_s:
+            # Where waiting costs next to nothing, or the next one would wait all the same, no more than what lies
+            # between two checkpoints is ever trained again.
+            self._wait()
+
+    def _wait(self) -> None:
         while self._writing:
             worker.wait(0.05)
-        self._submit(snapshot)
 
     def _submit(self, snapshot: Snapshot) -> None:
         with self._lock:

@@ -71,8 +71,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     """Returns the result as text."""
     return [
         f"saving costs {result['share']:.2%} of a run of {median(result['seconds']['mlp_off']):.0f} s of mlp (at most "
-        f"{MOST_SHARE:.0%}; {result['share_by_whole_runs']:.2%} by whole runs with and without), and {1000 * result['toy_added_s']:.0f} ms of a toy run (at most "
-        f"{1000 * MOST_ADDED_S:.0f} ms)",
+        f"{MOST_SHARE:.0%}; {result['share_by_whole_runs']:.2%} by whole runs with and without), and "
+        f"{1000 * result['toy_added_s']:.0f} ms of a toy run (at most {1000 * MOST_ADDED_S:.0f} ms)",
         f"restoring {STATE_BYTES / 2**20:.0f} MiB takes {result['restore_over_bare']:.2f} of Orbax's own time (at most "
         f"{MOST_RESTORE}) and {result['memory_over_bare']:.2f} of its memory (at most {MOST_MEMORY})",
     ]

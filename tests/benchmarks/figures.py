@@ -116,6 +116,38 @@ FIGURES = (
         "memory",
         ("worst",),
     ),
+    Figure(
+        "saving",
+        "a minute of the MLP: time lost to checkpoints",
+        "its whole time",
+        "at most 0.03",
+        "checkpoints",
+        ("share",),
+    ),
+    Figure(
+        "saving/toy",
+        "a toy run: seconds that checkpoints add before its cell returns",
+        "none",
+        "at most 0.05",
+        "checkpoints",
+        ("toy_added_s",),
+    ),
+    Figure(
+        "restore",
+        "restoring 768 MiB, checksums compared: time",
+        "Orbax's own restore",
+        "at most 1.3",
+        "checkpoints",
+        ("restore_over_bare",),
+    ),
+    Figure(
+        "restore/memory",
+        "the same: memory at its peak",
+        "Orbax's own restore",
+        "at most 1.1",
+        "checkpoints",
+        ("memory_over_bare",),
+    ),
 )
 
 
