@@ -207,6 +207,16 @@ def liveness(path: Path) -> Literal["alive", "gone", "elsewhere", "unknown"]:
         return "gone"
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a run was trained on this machine by this user: what is kept with it is then the user's own code."""
+    try:
+        writer = json.loads((path / WRITER).read_text(encoding="utf-8"))
+        user = getattr(os, "getuid", lambda: None)()
+        return writer["host"] == socket.gethostname() and user in (None, path.stat().st_uid)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def abandon(path: Path) -> None:
     """Says of a run that nobody writes its journal any more, though its process lives."""
     with contextlib.suppress(OSError):

@@ -114,14 +114,16 @@ def reopened(run: Run, given: Given) -> tuple[Trained, Inference]:
             "with it: --resume."
         )
     selection = saved.selected(run, None, "predict")
-    model = given.model if given.model is not None else recipe.made(told["model"], path.name)
+    model, written = given.model, False
+    if model is None:
+        model, written = recipe.made(told["model"], path.name, journal.is_ours(path))
     adapted: Any = models.adapt(model)
     if adapted.kind != started.model_kind:
         raise ModelError(
             f"The model that was given is of the kind {adapted.kind}; {path.name} trained one of {started.model_kind}."
         )
     saved.say(selection)
-    if recipe.code_of(model[0] if isinstance(model, tuple) else model) != told["model"]["code"]:
+    if not written and recipe.code_of(model[0] if isinstance(model, tuple) else model) != told["model"]["code"]:
         print(f"The code of {adapted.name} is not that which {path.name} was trained with.")  # noqa: T201
     return _restored(_request(started, told), started, told, adapted, selection, given)
 

@@ -143,7 +143,7 @@ class Saver:
         """
         self._run, self._asked, self._monitor, self._mode = run, asked, monitor, mode
         self._fingerprints = dict(fingerprints or {})
-        self._began_s = self._saved_s = monotonic()
+        self._began_s = self._saved_s = self._went_on_s = monotonic()
         self._cost_s, self._spent_s, self._count = 0.1 + state_bytes / BYTES_PER_S, 0.0, 0
         self._writing = 0
         self._lock = threading.Lock()
@@ -180,13 +180,14 @@ class Saver:
             # Whoever waits for the end of training does not wait for this.
             self._last = snapshot
             return
+        trained_s, known = monotonic() - self._went_on_s, self._count
         self._wait()
-        since_s, known = monotonic() - self._saved_s, self._count
         self._submit(snapshot)
-        if self._asked.every_steps is not None and known and not SLIGHT * since_s < self._cost_s < since_s:
+        if self._asked.every_steps is not None and known and not SLIGHT * trained_s < self._cost_s < trained_s:
             # Where waiting costs next to nothing, or the next one would wait all the same, no more than what lies
             # between two checkpoints is ever trained again.
             self._wait()
+        self._went_on_s = monotonic()
 
     def _wait(self) -> None:
         while self._writing:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import dis
 import inspect
 import linecache
 import sys
 from importlib import import_module
+from types import CodeType, ModuleType
 from typing import Any
 
 import jax
@@ -37,6 +39,7 @@ def described(model: Any, kind: str) -> dict[str, Any]:
         "qualname": str(getattr(owner, "__qualname__", "")),
         "fields": fields,
         "source": _source(owner),
+        "definition": definition_of(owner),
         "code": code_of(first),
     }
 
@@ -47,10 +50,16 @@ def code_of(model: Any) -> str:
     return digest((fingerprint(model if plain or hasattr(model, "__code__") else type(model)),))
 
 
-def made(recipe: dict[str, Any], run: str) -> Any:
-    """Makes a linen module whose class can be imported by name, or is defined in the notebook.
+def made(recipe: dict[str, Any], run: str, ours: bool) -> tuple[Any, bool]:
+    """Makes a linen module whose class can be imported by name, is defined in the notebook, or was written down.
 
-    Nothing that was written down is executed.
+    Args:
+        recipe: what `described` returned.
+        run: the run's name.
+        ours: whether what was written down may be executed, since this user's own kernel has written it here.
+
+    Returns:
+        The module, and whether it was made of what was written down.
 
     Raises:
         StoreError: it cannot be made; says what to define or to give.
@@ -63,6 +72,13 @@ def made(recipe: dict[str, Any], run: str) -> Any:
             f"{give}."
         )
     owner, why = _class(module, name)
+    definition = recipe.get("definition") if owner is None and ours else None
+    if definition is not None:
+        try:
+            owner = defined(definition, name)
+            print(f"{name} was made from its source, which was kept with {run}.")  # noqa: T201
+        except Exception as error:
+            why = f"whose source, which was kept with it, fails here ({one_line(error)}). Define it as it was"
     if owner is None:
         source = f" It was:\n\n{recipe['source']}" if recipe["source"] else ""
         raise StoreError(f"To predict, {run} needs its model `{name}`, {why}, or give a model: {give}.{source}")
@@ -72,12 +88,77 @@ def made(recipe: dict[str, Any], run: str) -> Any:
             f"and give it: {give}."
         )
     try:
-        return owner(**{field: _frozen(value) for field, value in fields.items()})
+        return owner(**{field: _frozen(value) for field, value in fields.items()}), definition is not None
     except Exception as error:
         raise StoreError(
             f"To predict, {run} needs its model, but {_call(name, fields)} failed ({one_line(error)}). "
             f"Define `{name}` as it was, or give a model: {give}."
         ) from error
+
+
+def definition_of(owner: Any) -> dict[str, Any] | None:
+    """Returns all that defines a class of a notebook, as JSON values; None where something cannot be written down.
+
+    Its source, those of the notebook's other classes and functions that it names, what they import, and plain values.
+    """
+    found: dict[str, Any] = {"sources": [], "imports": {}, "values": {}}
+    return found if _needed(owner, found, set()) else None
+
+
+def _needed(owner: Any, found: dict[str, Any], seen: set[int]) -> bool:
+    source = _source(owner)
+    if not source or id(owner) in seen:
+        return id(owner) in seen
+    seen.add(id(owner))
+    known = vars(sys.modules["__main__"])
+    try:
+        names = _looked_up(compile(source, "<notebook>", "exec", dont_inherit=True))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    for name in sorted(name for name in names & known.keys() - {owner.__name__} if not name.startswith("__")):
+        value = known[name]
+        if isinstance(value, ModuleType):
+            found["imports"][name] = [value.__name__, ""]
+        elif _is_plain(value):
+            found["values"][name] = value
+        elif getattr(value, "__module__", None) == "__main__" and (
+            isinstance(value, type) or hasattr(value, "__code__")
+        ):
+            if getattr(value, "__name__", "") != name or not _needed(value, found, seen):
+                return False
+        else:
+            place = _imported_from(value)
+            if place is None:
+                return False
+            found["imports"][name] = place
+    found["sources"].append(source)
+    return True
+
+
+def _looked_up(code: CodeType) -> set[str]:
+    """Returns the names that code looks up among globals, functions and classes inside it included."""
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return own.union(*(_looked_up(part) for part in code.co_consts if isinstance(part, CodeType)))
+
+
+def _imported_from(value: Any) -> list[str] | None:
+    """Returns the module and the name that an object can be imported by; None where there are none."""
+    module = str(getattr(value, "__module__", None) or "")
+    for attribute in ("__qualname__", "__name__", "_name"):
+        name = getattr(value, attribute, None)
+        if isinstance(name, str) and getattr(sys.modules.get(module), name, None) is value:
+            return [module, name]
+    return None
+
+
+def defined(definition: dict[str, Any], name: str) -> Any:
+    """Returns the class that was written down, by executing its source with what it needs."""
+    names: dict[str, Any] = {"__name__": "__main__", **definition["values"]}
+    for alias, (module, attribute) in definition["imports"].items():
+        names[alias] = getattr(import_module(module), attribute) if attribute else import_module(module)
+    for source in definition["sources"]:
+        exec(source, names)
+    return names[name]
 
 
 def _class(module: str, name: str) -> tuple[Any, str]:

@@ -224,16 +224,31 @@ def test_a_run_that_was_cut_short_gives_its_latest_checkpoint_and_says_so_once(
 
 CHILD = """
 import sys
+from typing import Callable
 import numpy as np
 import flax.linen as nn
+import jax.numpy as jnp
 import dlfb_lab
 
-class Net(nn.Module):
-    width: int = 4
+SCALE = 0.5
+
+def squashed(a):
+    return jnp.tanh(SCALE * a)
+
+class Part(nn.Module):
+    width: int
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(3)(nn.tanh(nn.Dense(self.width)(x)))
+        return squashed(nn.Dense(self.width)(x))
+
+class Net(nn.Module):
+    width: int = 4
+    act: Callable = None
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(Part(self.width)(x))
 
 store, out, what, run = sys.argv[1:]
 rng = np.random.default_rng(0)
@@ -242,7 +257,7 @@ if what == "train":
     found = dlfb_lab.train(Net(7), (x, y), valid=0.2, scale=True, steps=40, store=store, checkpoint="every=10")
 else:
     if what == "undefined":
-        del Net
+        del Net, Part, squashed, SCALE, nn, jnp, Callable
     found = dlfb_lab.open_run(run, store)
 new = rng.normal(size=(33, 4))
 try:
@@ -250,7 +265,7 @@ try:
 except dlfb_lab.StoreError as error:
     print(error)
     sys.exit()
-np.savez(out, proba=proba, kernel=found.params["Dense_0"]["kernel"], said=found.predict(new),
+np.savez(out, proba=proba, kernel=found.params["Part_0"]["Dense_0"]["kernel"], said=found.predict(new),
          scores=sorted(found.evaluate((x, y)).items()))
 print(found.id)
 """
@@ -273,6 +288,12 @@ def test_in_a_fresh_kernel_the_numbers_are_the_same_bit_by_bit(tmp_path: Path) -
     with np.load(first) as one, np.load(second) as other:
         for name in one.files:
             np.testing.assert_array_equal(one[name], other[name])
+    said = in_process(tmp_path, second, "undefined", run)
+    assert said == [f"Net was made from its source, which was kept with {run}.", run]
+    with np.load(first) as one, np.load(second) as other:
+        np.testing.assert_array_equal(one["proba"], other["proba"])
+    writer = tmp_path / run / "writer.json"
+    writer.write_text(json.dumps({**json.loads(writer.read_text()), "host": "another machine"}))
     said = in_process(tmp_path, second, "undefined", run)
     assert "needs its model `Net`, which is not defined in this kernel. Define it as it was" in said[0]
     assert f"dlfb_lab.open_run('{run}', model=Net(width=7)). It was:" in said[0]
