@@ -180,10 +180,10 @@ class Saver:
             # Whoever waits for the end of training does not wait for this.
             self._last = snapshot
             return
-        trained_s, known = monotonic() - self._went_on_s, self._count
+        trained_s = monotonic() - self._went_on_s
         self._wait()
         self._submit(snapshot)
-        if self._asked.every_steps is not None and known and not SLIGHT * trained_s < self._cost_s < trained_s:
+        if self._asked.every_steps is not None and not SLIGHT * trained_s < self._cost_s < trained_s:
             # Where waiting costs next to nothing, or the next one would wait all the same, no more than what lies
             # between two checkpoints is ever trained again.
             self._wait()
