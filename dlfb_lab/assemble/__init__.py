@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
@@ -58,10 +59,26 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     given = None if r.step is not None else models.adapt(r.model)
     prepared = _data(r, given)
     trained = prepared.train
+    with trained.stream.or_closed() if isinstance(trained, Streamed) else nullcontext():
+        return _assembled(r, given, prepared, numbers, timebox_s, cached), prepared.rows_of
+
+
+def _assembled(
+    r: TrainRequest,
+    given: Any,
+    prepared: Prepared,
+    numbers: dict[str, Any],
+    timebox_s: float | None,
+    cached: str | None,
+) -> Session:
+    trained = prepared.train
     size = _batch(r, trained)
     _check_length(r, trained, numbers)
     steps_total = numbers["steps"] or (numbers["epochs"] or 0) * (trained.batches(size) or 0)
     kind = _family(r, given)
+    once = isinstance(trained, Streamed) and trained.stream.once
+    if once and r.on_nan == "rollback":
+        raise OptionError("--on-nan rollback: the data can be read only once, so there is no going back in them.")
     refuse(r, kind, "the step of your own" if given is None else f"the {given.kind} model")
     model, loss, said, notice = _model(r, given, prepared, size)
     chosen = [optimizer_of(one, model, kind, steps_total) for one in swept(r)]
@@ -91,7 +108,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         find_rate=r.lr == "find" if isinstance(r.lr, str) else False,
         init_from=arrays_in(r.init_from) if r.init_from is not None else None,
         init_statistics=statistics_in(r.init_from) if r.init_from is not None else {},
-        asked_plan=r.plan,
+        asked_plan=r.plan,  # type: ignore[arg-type]
         resident=resident,
         devices=local_devices(r.devices),
         on_nan=on_nan(r, kind, optimizer),
@@ -116,6 +133,8 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
     for text in (notice, precision.notice(r.precision) if r.precision is not None else ""):
         if text:
             notices.append(("info", text))
+    if once and r.epochs is None and r.steps is None and r.timebox is None:
+        notices.append(("info", "The data can be read only once, so training takes one epoch."))
     if cached is not None:
         notices.append(("info", cached))
     experiment = replace(experiment, notices=tuple(notices))
@@ -129,7 +148,7 @@ def session(request: TrainRequest) -> tuple[Session, dict[str, Array]]:
         saving=saving.asked(r.checkpoint or os.environ.get("DLFB_CHECKPOINT")),
         scaling=prepared.scaling,
         feature_names=list(prepared.feature_names),
-    ), prepared.rows_of
+    )
 
 
 def one_after_another(r: TrainRequest) -> Iterator[TrainRequest] | None:

@@ -73,7 +73,10 @@ def prepare(r: TrainRequest, outputs_of: Callable[[Any], tuple[int, ...]], regre
         read = sources.read_inputs(r.data, groups=r.groups, **asked)
     else:
         read = sources.read(r.data, target=r.target, groups=r.groups, **asked)
-    return _of_stream(r, read, outputs_of, regression) if isinstance(read, Stream) else _of_rows(r, read, regression)
+    if not isinstance(read, Stream):
+        return _of_rows(r, read, regression)
+    with read.or_closed():
+        return _of_stream(r, read, outputs_of, regression)
 
 
 def _of_rows(r: TrainRequest, examples: Examples, regression: bool) -> Prepared:

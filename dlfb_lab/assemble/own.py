@@ -40,7 +40,8 @@ def prepare(r: TrainRequest, pairs: bool = False) -> Prepared:
         raise OptionError("--valid: how rows are scored, a step of your own says. Give one with --eval-step.")
     read = _read(r, r.data, pairs)
     if isinstance(read, Stream):
-        return _of_stream(r, read, pairs)
+        with read.or_closed():
+            return _of_stream(r, read, pairs)
     groups = _groups(r, read)
     fractions: dict[str, float] = {}
     given: dict[str, Rows] = {}

@@ -16,15 +16,15 @@ def of(iterator: Any) -> str | None:
     """Returns where an iterator stands, as JSON; None where it cannot tell, or only in what JSON cannot hold."""
     for get, enter_there in NAMES:
         if hasattr(iterator, get) and hasattr(iterator, enter_there):
-            state = getattr(iterator, get)()
-            if isinstance(state, bytes):
-                state = {_BYTES: base64.b64encode(state).decode("ascii")}
             try:
+                state = getattr(iterator, get)()
+                if isinstance(state, bytes):
+                    state = {_BYTES: base64.b64encode(state).decode("ascii")}
                 text = json.dumps(state, allow_nan=False)
-            except (TypeError, ValueError):
+                # What JSON changes, such as a tuple, would not be what the iterator has given.
+                return text if json.loads(text) == state else None
+            except Exception:  # of the iterator's own: what cannot tell can be trained on all the same
                 return None
-            # What JSON changes, such as a tuple, would not be what the iterator has given.
-            return text if json.loads(text) == state else None
     return None
 
 

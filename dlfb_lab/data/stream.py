@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 import weakref
@@ -26,6 +27,10 @@ DEFAULT_BATCH = 32
 
 PATIENCE_S = 10.0
 """After how long it is said that an item does not come."""
+
+
+END = object()
+"""Comes after the last item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,19 @@ class Stream:
         """
         return self._passes.epoch(number, seed, state)
 
+    def close(self) -> None:
+        """Closes what has been begun, in the thread where it was; a traceback may keep it from being collected."""
+        self._passes.end()
+
+    @contextlib.contextmanager
+    def or_closed(self) -> Iterator[None]:
+        """Closes it where what is done with it is refused."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
     @property
     def state(self) -> str | None:
         """Where the pass stands after the batch that came last, as JSON; None where the source cannot tell."""
@@ -120,7 +138,8 @@ def begin(
         _close(rest, reader)
         raise
     # Whoever reads an epoch holds the passes, but perhaps not the stream.
-    weakref.finalize(stream._passes, _close, rest, reader).atexit = False
+    stream._passes.end = weakref.finalize(stream._passes, _close, rest, reader)
+    stream._passes.end.atexit = False
     return stream
 
 
@@ -176,6 +195,8 @@ def _begun(
     notices = [notice for notice in (items.notice, kind.notice) if notice]
     if kind.batched:
         size, first = None, examples[0]
+        if rows_of(first) == 0:
+            raise DataError(f"Batch 0 of the {items.name} has no rows. Leave it out.")
         rows = rows_of(first) or 1
         if batch_size not in (None, rows):
             notices.append(
@@ -216,6 +237,8 @@ class _Passes:
         batches: int | None,
     ) -> None:
         self.state: str | None = None
+        self.end: Any = None
+        self._rest = rest
         self._items, self._seed, self._size, self._first = items, seed, size, first
         self._begun: Generator[Any] | None = self._noted(ahead, rest)
         self._structure: Any = jax.tree.structure(first)
@@ -224,6 +247,7 @@ class _Passes:
     def epoch(self, number: int, seed: int, state: str | None) -> Iterator[Any]:
         begun, self._begun = self._begun, None
         if state is not None:
+            self._drop(begun)
             return self._batches(self._noted([], _read(self._items, number, seed, state)), number, entered=True)
         if begun is None or (self._items.drawn and (number, seed) != (0, self._seed)):
             if self._items.once:
@@ -231,8 +255,14 @@ class _Passes:
                     f"The {self._items.name} was used up by the first epoch: it can be read only once. Give a list of "
                     "batches, or the function that makes it (train calls that for each epoch); or train for one epoch."
                 )
+            self._drop(begun)
             begun = self._noted([], _read(self._items, number, seed))
         return self._batches(begun, number)
+
+    def _drop(self, begun: Generator[Any] | None) -> None:
+        """Closes the first pass where another is taken in its place, but for an iterator that is the same."""
+        if begun is not None and not self._items.once:
+            self._rest.close()
 
     def _noted(
         self, ahead: list[tuple[Any, Any, str | None]], rest: Generator[tuple[Any, Any, str | None]]
@@ -251,6 +281,8 @@ class _Passes:
         count = 0
         try:
             for batch in items if self._size is None else _cut(items, self._size):
+                if rows_of(batch) == 0:
+                    raise DataError(f"Batch {count} of the {self._items.name} has no rows. Leave it out.")
                 if jax.tree.structure(batch) != self._structure:
                     raise DataError(
                         f"Batch {count} is {described(batch)}; the first was {described(self._first)}. "
@@ -285,7 +317,8 @@ def _read(items: Items, number: int, seed: int, state: str | None = None) -> Gen
         iterator = iter(items.open(number, seed))
         if state is not None:
             states.enter(iterator, state)
-        for item in iterator:
+        # Not in a `for`, which would ask for the iterator again: some begin anew then.
+        while (item := next(iterator, END)) is not END:
             # A copy, for whoever made the item may fill the same arrays again while it waits.
             arrays = jax.tree.map(_own, on_host(item, f"Item {count} of the {items.name}"))
             yield item, arrays, states.of(iterator)

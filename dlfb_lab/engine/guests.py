@@ -13,7 +13,7 @@ from dlfb_lab.data.source import Array, Inputs
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.evaluation import Abandoned, Scorer, always, baseline_event, batched_scores, chunk_rows
 from dlfb_lab.engine.experiment import Experiment, Plan
-from dlfb_lab.engine.feed import START, Batch, EpochEnd, Part, Place, Rows
+from dlfb_lab.engine.feed import START, Batch, EpochEnd, Part, Place, Rows, Streamed
 from dlfb_lab.engine.losses import Loss, predictions_look_squashed, refuse_squashed
 from dlfb_lab.engine.snapshot import Snapshot
 from dlfb_lab.engine.streamed import AHEAD, LATE_S, MOST_STEPS
@@ -200,6 +200,8 @@ class GuestTrainer:
         """See `Trainer`."""
         if self._batches is not None:
             self._batches.close()
+        elif isinstance(self.experiment.train, Streamed):
+            self.experiment.train.stream.close()
         self._best = None
 
 

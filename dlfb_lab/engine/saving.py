@@ -143,7 +143,8 @@ class Saver:
         """
         self._run, self._asked, self._monitor, self._mode = run, asked, monitor, mode
         self._fingerprints = dict(fingerprints or {})
-        self._began_s = self._saved_s = self._went_on_s = monotonic()
+        self._began_s = self._saved_s = monotonic()
+        self._went_on_s: float | None = None
         self._cost_s, self._spent_s, self._count = 0.1 + state_bytes / BYTES_PER_S, 0.0, 0
         self._writing = 0
         self._lock = threading.Lock()
@@ -171,6 +172,9 @@ class Saver:
 
     def steps_until(self, step: int) -> int:
         """See `Checkpointer`."""
+        if self._went_on_s is None:
+            # What came before was preparation.
+            self._went_on_s = monotonic()
         every = self._asked.every_steps
         return sys.maxsize if every is None else every - step % every
 
@@ -180,7 +184,7 @@ class Saver:
             # Whoever waits for the end of training does not wait for this.
             self._last = snapshot
             return
-        trained_s = monotonic() - self._went_on_s
+        trained_s = monotonic() - (self._went_on_s or self._began_s)
         self._wait()
         self._submit(snapshot)
         if self._asked.every_steps is not None and not SLIGHT * trained_s < self._cost_s < trained_s:

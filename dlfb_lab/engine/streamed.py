@@ -15,7 +15,7 @@ from dlfb_lab.data.prefetch import GATHER_S, Late, Prefetch
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import experiment as experiments
 from dlfb_lab.engine.experiment import Experiment, Plan
-from dlfb_lab.engine.feed import START, Batch, EpochEnd, Place, Rows
+from dlfb_lab.engine.feed import START, Batch, EpochEnd, Place, Rows, Streamed
 from dlfb_lab.engine.learner import Learner, keys_of, outcome
 from dlfb_lab.engine.memory import check_room
 from dlfb_lab.engine.placing import Placing
@@ -24,7 +24,7 @@ from dlfb_lab.engine.resident import kept_of
 from dlfb_lab.engine.snapshot import Snapshot, arrays_of, into
 from dlfb_lab.engine.step import names_of, streamed_program
 from dlfb_lab.engine.trainer import Examined, Scores, Trained, check_names
-from dlfb_lab.errors import DataError, DlfbLabError
+from dlfb_lab.errors import DataError, DlfbLabError, one_line
 from dlfb_lab.events import Event, Notice, PlanChosen
 from dlfb_lab.models.model import PyTree
 
@@ -235,7 +235,7 @@ class StreamedTrainer:
         if found is not None:
             return found
         first = not self._programs
-        if len(self._programs) >= MOST_SHAPES:
+        if self._traces and len(self._programs) >= MOST_SHAPES:
             raise DataError(
                 f"Batches of more than {MOST_SHAPES} shapes have come; the last has {_shapes(batch.tree)}. "
                 "Each costs a compilation. Pad them to one shape, or to a few."
@@ -248,7 +248,14 @@ class StreamedTrainer:
         run: Compiled = self._as_it_is
         if self._traces:
             start = perf_counter()
-            run, took = compiled(program, *arguments)
+            try:
+                run, took = compiled(program, *arguments)
+            except Exception as error:
+                if first or isinstance(error, DataError):
+                    raise
+                raise DataError(
+                    f"A batch of shape {_shapes(batch.tree)} came, which the model does not take: {one_line(error)}"
+                ) from error
             check_room(run)
             known = self.plan.remainder and batch.rows == self.plan.remainder
             cause = (
@@ -299,6 +306,8 @@ class StreamedTrainer:
         """See `Trainer`."""
         if self._batches is not None:
             self._batches.close()
+        elif isinstance(self.experiment.train, Streamed):
+            self.experiment.train.stream.close()
         self._best = None
         self._programs.clear()
         self.learner.release()

@@ -390,6 +390,14 @@ class Counting:
         self.at = state["at"]
 
 
+class CountingAnew(Counting):
+    """Begins anew whenever it is asked for an iterator."""
+
+    def __iter__(self) -> Counting:
+        self.at = 0
+        return self
+
+
 class CountingInBytes(Counting):
     def get_state(self) -> bytes:
         return str(self.at).encode()
@@ -398,7 +406,7 @@ class CountingInBytes(Counting):
         self.at = int(state)
 
 
-@pytest.mark.parametrize("kind", [Counting, CountingInBytes])
+@pytest.mark.parametrize("kind", [Counting, CountingAnew, CountingInBytes])
 def test_an_iterator_that_can_tell_where_it_stands_is_entered_there(
     kind: type[Counting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

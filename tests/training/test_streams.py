@@ -26,7 +26,7 @@ import dlfb_lab
 from dlfb_lab.data import lazy, prefetch, stream
 from dlfb_lab.data.lazy import ArrayRows
 from dlfb_lab.data.prefetch import Prefetch
-from dlfb_lab.errors import DataError, ModelError, OptionError
+from dlfb_lab.errors import DataError, DlfbLabError, ModelError, OptionError
 from dlfb_lab.run import Run
 
 RNG = np.random.default_rng(0)
@@ -554,3 +554,56 @@ def test_one_that_gives_examples_may_too_and_one_for_validation() -> None:
 def test_a_validation_set_that_the_model_cannot_take_is_refused_in_a_sentence() -> None:
     with pytest.raises(DataError, match=r"--valid: its rows have shape \(2,\), those of training"):
         trained(BATCHES, epochs=1, valid=[(x[:, :2], y) for x, y in BATCHES])
+
+
+def test_a_batch_without_rows_is_refused_by_number_and_costs_nothing() -> None:
+    run = trained([*BATCHES[:2], (X[:0], Y[:0]), BATCHES[2]], epochs=1)
+    assert run.status == "stopped" and run.record.step == 2
+    assert "Batch 2 of the list has no rows. Leave it out." in [e.text for e in run.record.notices][-1]
+    with pytest.raises(DataError, match="Batch 0 of the list has no rows"):
+        trained([(X[:0], Y[:0]), *BATCHES], epochs=1)
+
+
+def test_a_batch_that_the_model_cannot_take_ends_training_with_what_was_learned() -> None:
+    run = trained([*BATCHES, (np.ones((16, 9), np.float32), BATCHES[0][1])], epochs=1)
+    assert run.status == "stopped" and run.record.step == 3
+    said = [e.text for e in run.record.notices][-1]
+    assert said.startswith("A batch of shape (16, 9), (16,) came, which the model does not take: ")
+    assert run.predict(X).shape[0] == len(X)
+
+
+class Held:
+    """Batches, and whether they were closed and where."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+        self.closed: list[int] = []
+
+    def __call__(self) -> Iterator[Any]:
+        self.threads.append(threading.get_ident())
+        try:
+            yield from BATCHES
+        finally:
+            self.closed.append(threading.get_ident())
+
+
+@pytest.mark.parametrize("options", [{"scale": True}, {"metrics": "nonsense"}, {"valid": 0.2}, {"lr": "find"}])
+def test_what_is_refused_is_closed_at_once_in_its_own_thread(options: dict[str, Any]) -> None:
+    held = Held()
+    with pytest.raises(DlfbLabError) as refused:
+        trained(held, epochs=1, **options)
+    deadline_s = time.monotonic() + 20
+    while not held.closed and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert held.closed == held.threads, refused.value
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "dlfb-prefetch"] or time.sleep(1)
+
+
+def test_going_back_is_refused_where_data_can_be_read_once() -> None:
+    with pytest.raises(OptionError, match="--on-nan rollback: the data can be read only once"):
+        trained(iter(BATCHES), on_nan="rollback")
+
+
+def test_data_that_can_be_read_once_say_that_training_takes_one_epoch() -> None:
+    run = trained(iter(BATCHES))
+    assert any("can be read only once, so training takes one epoch" in e.text for e in run.record.notices)
