@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import threading
 import warnings
@@ -11,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 from dlfb_lab import assemble, journal, register
@@ -20,6 +22,7 @@ from dlfb_lab.checkpoints.export import What
 from dlfb_lab.checkpoints.selection import Which
 from dlfb_lab.data.source import Array
 from dlfb_lab.engine import loop, saved, saving
+from dlfb_lab.engine.clock import seconds
 from dlfb_lab.engine.control import interrupts_stop
 from dlfb_lab.engine.saving import Saver
 from dlfb_lab.errors import DlfbLabError, OptionError, StoreError
@@ -163,11 +166,18 @@ def train_request(request: TrainRequest) -> Run:
 
 def _train(request: TrainRequest) -> Run:
     """Trains one run; where it diverges, goes back and tries smaller learning rates, if that was asked for."""
-    run, rollback = _train_one(request), resume.Rollback(request)
-    for _ in range(ROLLBACKS):
-        if request.on_nan != "rollback" or not run.diverged:
+    if request.on_nan != "rollback":
+        return _train_one(request)
+    rollback, end_s = resume.Rollback(request), monotonic() + (seconds(request.timebox) or math.inf)
+    run = _train_one(request)
+    for tries in range(ROLLBACKS):
+        left_s = end_s - monotonic()
+        if not run.diverged or run.told_to_stop or left_s <= 0:
             break
         request = rollback.after(request, run)
+        # The last one is saved where it ends.
+        last = "stop" if tries == ROLLBACKS - 1 else "rollback"
+        request = replace(request, on_nan=last, timebox=left_s if request.timebox is not None else None)
         begun = str(request.resume or "").rpartition("@")[2]
         back = f"step {begun}" if begun else "the start"
         print(f"{run.id} diverged. It is tried again from {back} with --lr {request.lr:g}.")  # noqa: T201
@@ -213,6 +223,7 @@ def _train_one(request: TrainRequest) -> Run:
         else:
             kept = journal.rewound(origin.path, origin.checkpoint.step, int(snapshot.place["evaluated_at"]))
             notices, before = resume.at_the_end(origin), Record(journal.read(origin.path))
+            notices += resume.elsewhere(origin)
             # All else was said when it began.
             experiment = replace(experiment, notices=())
         notices = [*notices, *resume.read_again(snapshot, experiment)]
@@ -237,6 +248,8 @@ def _train_one(request: TrainRequest) -> Run:
             # A fork that could not take its parent's state has nothing to tell.
             if parent and kept is not None and not run.record.blocks:
                 shutil.rmtree(kept.path, ignore_errors=True)
+            elif origin is not None and kept is not None and len(run.record.blocks) == len(before.blocks):
+                journal.put_back(kept.path)
             raise
         finally:
             if saver is not None:

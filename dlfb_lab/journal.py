@@ -281,6 +281,12 @@ def rewound(path: Path, step: int, evaluated_at: int) -> Journal:
         raise StoreError(f"The run in `{path}` cannot go on there ({error.strerror or error}).") from error
 
 
+def put_back(path: Path) -> None:
+    """Undoes `rewound` for a run that could not be gone on with."""
+    with contextlib.suppress(OSError):
+        (path / BEFORE).replace(path / EVENTS)
+
+
 def refuse_trained(path: Path) -> None:
     """Refuses a run that is being trained by a process of this machine.
 

@@ -230,6 +230,11 @@ class Run:
         return self._trained is not None and self._trained.diverged
 
     @property
+    def told_to_stop(self) -> bool:
+        """Whether training here was told to stop."""
+        return self._session is not None and self._session.control.stop_reason is not None
+
+    @property
     def link(self) -> str:
         """What turns the trained model's outputs into predictions; "" where that is not known."""
         return self._trained.link if self._trained is not None else ""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import sys
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xxhash
 
-from dlfb_lab import journal
+from dlfb_lab import journal, models
 from dlfb_lab.assemble.request import TrainRequest
 from dlfb_lab.checkpoints import finding, folder, keeping
 from dlfb_lab.checkpoints.arrays import read
@@ -24,12 +28,16 @@ from dlfb_lab.engine.feed import Rows, Streamed
 from dlfb_lab.engine.snapshot import Snapshot
 from dlfb_lab.errors import StoreError
 from dlfb_lab.events import RunStarted
+from dlfb_lab.models.copies import changes_in_place, copied
 from dlfb_lab.models.fingerprint import digest, fingerprint
 from dlfb_lab.record import Record
 from dlfb_lab.run import Run
 
 SMALLER = 0.5
 """What a learning rate is multiplied with after a run has diverged."""
+
+MOST_DEPTH = 12
+"""How far the parts of an optimizer are followed."""
 
 SAMPLE_BYTES = 1 << 24
 """Of an array that are compared; of a larger one, rows at equal distances."""
@@ -49,6 +57,7 @@ class Origin:
         snapshot: what is in it.
         latest: whether there is no later one.
         ended: whether the run came to its planned end, and this is it.
+        over: whether its training has come to any end.
     """
 
     path: Path
@@ -57,6 +66,7 @@ class Origin:
     snapshot: Snapshot
     latest: bool
     ended: bool
+    over: bool
 
 
 def find(asked: Any, store: str | Path | None) -> Origin:
@@ -86,12 +96,67 @@ def find(asked: Any, store: str | Path | None) -> Origin:
         snapshot=Snapshot(dict(read(found.checkpoint, manifest.leaves)), manifest.place, manifest.metrics),
         latest=found.latest,
         ended=record.status is not None and record.status.state == "finished" and found.checkpoint.step >= record.step,
+        over=record.ended,
     )
 
 
 def fingerprints(r: TrainRequest, experiment: Experiment) -> dict[str, str]:
-    """Returns what tells whether a run is trained on as it was begun: of its data, and of the user's code."""
-    return {"data": _of_data(experiment), "code": digest(tuple(_code(r)))}
+    """Returns what tells whether a run is trained on as it was begun: of its data, optimizer and code."""
+    return {
+        "data": _of_data(experiment),
+        "code": digest(tuple(_code(r))),
+        "optimizer": digest((_parts(r.optimizer), _parts(r.lr))),
+        "arguments": digest((_parts(r.args),)),
+    }
+
+
+def _parts(value: Any, depth: int = 0) -> Hashable:
+    """Returns what an object is made of: numbers, names of functions and what they hold, fields; arrays by content."""
+    if depth > MOST_DEPTH or isinstance(value, type | ModuleType):
+        return getattr(value, "__qualname__", str(type(value)))
+    if isinstance(value, str | bool | int | float | type(None)):
+        return repr(value)
+    if isinstance(value, jax.Array | np.ndarray) and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        array = np.asarray(value)
+        return str((array.shape, array.dtype)), xxhash.xxh3_64_hexdigest(_sample(array))
+    if isinstance(value, partial):
+        return tuple(_parts(part, depth + 1) for part in (value.func, value.args, value.keywords))
+    if isinstance(value, Mapping):
+        return tuple((str(key), _parts(item, depth + 1)) for key, item in value.items())
+    if isinstance(value, tuple | list):
+        return type(value).__name__, *(_parts(item, depth + 1) for item in value)
+    if isinstance(value, FunctionType):
+        cells = [_held(cell) for cell in value.__closure__ or ()]
+        return value.__qualname__, *(
+            _parts(part, depth + 1) for part in (cells, value.__defaults__, value.__kwdefaults__)
+        )
+    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
+    if torch is not None and isinstance(value, torch.optim.Optimizer):
+        groups = [{name: v for name, v in group.items() if name != "params"} for group in value.param_groups]
+        return type(value).__qualname__, _parts(groups, depth + 1)
+    if keras is not None and isinstance(value, keras.optimizers.Optimizer):
+        return type(value).__qualname__, _parts(value.get_config(), depth + 1)
+    return type(value).__qualname__
+
+
+def _held(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _architecture(model: Any) -> str:
+    """Returns how a module of PyTorch or Keras is built; "" for others, whose fields are a part of the code."""
+    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        return repr(model)
+    if keras is not None and isinstance(model, keras.Model):
+        try:
+            return str(model.to_json())
+        except Exception:  # of layers of the user's own
+            return ""
+    return ""
 
 
 def _code(r: TrainRequest) -> Iterator[Any]:
@@ -103,6 +168,7 @@ def _code(r: TrainRequest) -> Iterator[Any]:
     # Of an object that holds parameters the class alone: they change.
     plain = dataclasses.is_dataclass(model) and not isinstance(model, type) and jax.tree_util.all_leaves([model])
     yield fingerprint(model if plain or (callable(model) and hasattr(model, "__code__")) else type(model))
+    yield _architecture(model)
     for given in (r.step, r.eval_step, r.loss, r.metrics):
         yield fingerprint(given)
 
@@ -150,6 +216,9 @@ def differences(origin: Origin, now: dict[str, str], experiment: Experiment) -> 
     ]
     if then.get("code", now["code"]) != now["code"]:
         said.append("the code of the model, its step, loss or metrics")
+    for name, what in (("optimizer", "the optimizer's own numbers"), ("arguments", "--args")):
+        if then.get(name, now[name]) != now[name]:
+            said.append(what)
     return said
 
 
@@ -160,11 +229,20 @@ def forked(snapshot: Snapshot, changes: list[str]) -> Snapshot:
     return snapshot._replace(arrays={k: v for k, v in snapshot.arrays.items() if not k.startswith("hyper/")})
 
 
+def elsewhere(origin: Origin) -> list[tuple[Literal["info", "warning"], str]]:
+    """Returns a warning where a run may still be trained on another machine, which cannot be looked at from here."""
+    if origin.over or journal.liveness(origin.path) != "elsewhere":
+        return []
+    return [("warning", "This run was trained on another machine. If it still is, both write into the same folder.")]
+
+
 class Rollback:
     """Where to begin again when a run has diverged: further back each time, with a smaller learning rate."""
 
     def __init__(self, request: TrainRequest) -> None:
         self._first, self._places, self._far = request.resume, list[str](), 1
+        # What training changes in place would begin where the run before has ended.
+        self._model = request.model if request.step is not None else _pristine(request.model)
 
     def after(self, request: TrainRequest, run: Run) -> TrainRequest:
         """Returns what to train after a run that diverged.
@@ -181,7 +259,12 @@ class Rollback:
         else:
             self._places, self._far = self._places[self._far :], 2 * self._far
         begun = self._places[0] if self._places else self._first
-        return replace(request, lr=rate * SMALLER, resume=begun)
+        model = request.model if begun else _pristine(self._model)
+        return replace(request, lr=rate * SMALLER, resume=begun, model=model)
+
+
+def _pristine(model: Any) -> Any:
+    return copied(model)[0] if changes_in_place(models.adapt(model)) else model
 
 
 def at_the_end(origin: Origin) -> list[tuple[Literal["info", "warning"], str]]:

@@ -119,7 +119,7 @@ def _whole(checkpoint: Checkpoint) -> Checkpoint:
             return replace(checkpoint, state="damaged", why=f"{name} has {size:,} bytes, not {file.bytes:,}.")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return replace(checkpoint, state="damaged", why=str(json.loads(_content(path / DAMAGE))["why"]))
-    if manifest.not_finite:
+    if manifest.not_finite and not manifest.place.get("usable"):
         names = manifest.not_finite
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         return replace(checkpoint, state="not finite", why=f"{names[0]}{more}: NaN or infinity.")

@@ -147,11 +147,12 @@ class Replay:
     """Trains once more, from a snapshot to the first bad step, and says what went wrong there.
 
     Attributes:
-        step: of the state that the trainer has now; None where it has not been touched.
+        found: the first bad step, before which the trainer stands then; None where it was not found, and the trainer
+            stands where it stood.
     """
 
     def __init__(self, trainer: Replaying, experiment: Experiment, plan: Plan) -> None:
-        self.step: int | None = None
+        self.found: int | None = None
         self._trainer, self._experiment, self._plan = trainer, experiment, plan
 
     def run(
@@ -178,27 +179,31 @@ class Replay:
                 f"{expected_s:.0f} s. Interrupt to do without."
             )
             yield Notice(step=until, level="info", text=text)
-        trainer.restart(snapshot)
-        self.step = begun
-        watch = Watch(())
-        watch.begin(trainer.state, begun)
-        while self.step < finite_at and goes_on():
-            self.step += len(trainer.run(min(finite_at - self.step, trainer.most(self.step)), goes_on))
-        while self.step < until and goes_on():
-            before, step = trainer.held(), self.step
-            values = trainer.run(1, goes_on)
-            self.step += len(values)
-            if not len(values):
-                continue
-            watch.losses(step, values)
-            watch.arrays(step + 1, trainer.state)
-            if watch.over:
-                text = self._explained(step, before, float(values.reshape(-1)[0]), watch.gone)
-                trainer.put_back(before, step)
-                self.step = step
-                text = f"Repeated from {source}: {text} The parameters are those before it."
-                yield Notice(step=step, level="warning", text=text)
-                return
+        bad = trainer.held()
+        try:
+            trainer.restart(snapshot)
+            step, watch = begun, Watch(())
+            watch.begin(trainer.state, begun)
+            while step < finite_at and goes_on():
+                step += len(trainer.run(min(finite_at - step, trainer.most(step)), goes_on))
+            while step < until and goes_on():
+                before = trainer.held()
+                values = trainer.run(1, goes_on)
+                if not len(values):
+                    continue
+                watch.losses(step, values)
+                watch.arrays(step + 1, trainer.state)
+                if watch.over:
+                    text = self._explained(step, before, float(values.reshape(-1)[0]), watch.gone)
+                    trainer.put_back(before, step)
+                    self.found = step
+                    text = f"Repeated from {source}: {text} The parameters are those before it."
+                    yield Notice(step=step, level="warning", text=text)
+                    return
+                step += 1
+        finally:
+            if self.found is None:
+                trainer.put_back(bad, until)
 
     def _explained(self, step: int, before: Any, loss: float, gone: list[str]) -> str:
         trainer, e, per_epoch = self._trainer, self._experiment, self._plan.steps_per_epoch

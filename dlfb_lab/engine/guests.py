@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlfb_lab.data.prefetch import Late, Prefetch
@@ -38,6 +39,8 @@ class GuestTrainer:
         self.names: tuple[str, ...] = ("loss",)
         self.epoch_over = self.exhausted = False
         self._step, self._place = 0, START
+        # Arrays that are not finite from the beginning, such as a mask of minus infinity.
+        self._meant: set[str] = set()
         self.least = 1
         self._best: Any = None
         self._batches: Prefetch | None = None
@@ -58,7 +61,8 @@ class GuestTrainer:
         arrays = _within("now", self.guest.keep())
         if self._best is not None:
             arrays |= _within("best", self._best)
-        return Snapshot(arrays, {"step": self._step, **self._place._asdict()})
+        usable = _not_finite(arrays) <= self._meant
+        return Snapshot(arrays, {"step": self._step, "usable": usable, **self._place._asdict()})
 
     def _resume(self, snapshot: Snapshot) -> None:
         arrays, place = snapshot.arrays, snapshot.place
@@ -79,6 +83,8 @@ class GuestTrainer:
         order_key = experiments.order_key(e.seed)
         if snapshot is not None:
             self._resume(snapshot)
+        if self.guest.keeps_arrays:
+            self._meant = _not_finite(_within("now", self.guest.keep()))
         feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, False, self._place)
         self._batches = Prefetch(feed, self._ready, AHEAD, e.train.reader)
 
@@ -203,6 +209,12 @@ class GuestTrainer:
         elif isinstance(self.experiment.train, Streamed):
             self.experiment.train.stream.close()
         self._best = None
+
+
+def _not_finite(arrays: dict[str, Array]) -> set[str]:
+    """Returns the names of arrays with a NaN or an infinity, the best state's as those of now."""
+    floats = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.inexact)}
+    return {f"now/{name.partition('/')[2]}" for name, array in floats.items() if not np.isfinite(array).all()}
 
 
 def _within(place: str, arrays: dict[str, Array]) -> dict[str, Array]:

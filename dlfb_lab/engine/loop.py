@@ -130,6 +130,8 @@ class _Training:
         self.metrics: dict[str, float] = {}
         self.last_evaluation_s = self.last_dispatch_s = self.trained_s = 0.0
         self.restored = False
+        # Until there is a checkpoint of its own: what a replay would have to begin with.
+        self.begun_with: Snapshot | None = None
         self.state_step: int | None = None
 
     def started(self, run_id: str, parent: str, parent_step: int) -> RunStarted:
@@ -167,6 +169,7 @@ class _Training:
             keep_freed_memory()
         yield from self.trainer.prepare(self._goes_on, snapshot)
         self.watch.begin(self.trainer.state, 0 if snapshot is None else int(snapshot.place["step"]))
+        self.begun_with = snapshot
         if snapshot is not None:
             place = snapshot.place
             self.step = self.saved_at = int(place["step"])
@@ -185,10 +188,12 @@ class _Training:
                 "epochs": self.epochs,
                 "evaluated_at": self.evaluated_at,
                 "diverged": self.diverged,
+                "usable": found.place.get("usable", not self.watch.over),
                 "monitor": self.monitor.place(),
             }
             metrics = self.metrics if self.evaluated_at == step else {}
             self.checkpointer.save(Snapshot(found.arrays, place, metrics, perf_counter() - start))
+            self.begun_with = None
 
     def _goes_on(self) -> bool:
         self.control.look()
@@ -383,12 +388,18 @@ class _Training:
             replay = Replay(self.trainer, self.experiment, self.plan)
             step_s = self.trained_s / max(1, self.step)
             try:
-                snapshot = self.checkpointer.last()
-                yield from replay.run(snapshot, self.watch.finite_at, self.step, step_s, self._goes_on)
+                snapshot = self.checkpointer.last() or self.begun_with
+                yield from replay.run(
+                    snapshot,
+                    self.watch.finite_at,
+                    self.step,
+                    step_s,
+                    lambda: self._goes_on() and not self.clock.over(0.0),
+                )
             except Exception as error:  # a diagnosis must not cost what was learned
                 text = f"The first bad step was not found by repeating them: {one_line(error)}"
                 yield Notice(step=self.step, level="info", text=text)
-            self.state_step = replay.step
+            self.state_step = replay.found
         step = self.step if self.state_step is None else self.state_step
         # Going back, the checkpoint before all this is wanted.
         if self.experiment.on_nan != "rollback" and self.checkpointer.due(step, True):

@@ -20,11 +20,12 @@ NUMBER = ":number"
 
 
 def module_arrays(module: Any) -> dict[str, Array]:
-    """Returns copies of a module's parameters and buffers."""
+    """Returns copies of a module's parameters and buffers; of buffers that it does not save itself as "buffers/…"."""
+    state = module.state_dict()
+    others = {name: value for name, value in module.named_buffers() if name not in state}
     return {
-        f"model/{name}": to_array(value)
-        for name, value in module.state_dict().items()
-        if isinstance(value, _torch().Tensor)
+        **{f"model/{name}": to_array(value) for name, value in state.items() if isinstance(value, _torch().Tensor)},
+        **{f"buffers/{name}": to_array(value) for name, value in others.items()},
     }
 
 
@@ -47,6 +48,9 @@ def load_module(module: Any, arrays: Arrays) -> None:
     if wrong:
         raise StoreError(f"The model is not the one that was saved: {shown(wrong)}.")
     module.load_state_dict({name: to_tensor(array) for name, array in given.items()}, strict=False)
+    for name, buffer in module.named_buffers():
+        if f"buffers/{name}" in arrays:
+            buffer.copy_(to_tensor(arrays[f"buffers/{name}"]))
 
 
 def optimizer_arrays(optimizer: Any) -> dict[str, Array]:
@@ -78,6 +82,13 @@ def load_optimizer(optimizer: Any, arrays: Arrays) -> None:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (ValueError, RuntimeError, KeyError) as error:
         raise StoreError(f"The optimizer is not the one that was saved: {error}") from error
+    # PyTorch has converted them to their parameters' dtypes.
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for i, values in state.items():
+        held = optimizer.state[parameters[i]]
+        for key, value in values.items():
+            if isinstance(value, _torch().Tensor) and held[key].dtype != value.dtype:
+                held[key] = value.to(held[key].device)
 
 
 def to_array(tensor: Any) -> Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import dlfb_lab
 from dlfb_lab.engine import divergence
@@ -190,3 +191,69 @@ def test_spikes_are_told_and_noise_is_not() -> None:
         losses[40] = 300 * 4.0**i if i < 20 else 1
         told += spikes.look(3000 + 400 * i, losses)
     assert len(told) <= divergence.MOST_SPIKES
+
+
+def test_a_fork_is_replayed_from_where_it_began(tmp_path: Path) -> None:
+    def step(state: Any, batch: Any, rate: float) -> Any:
+        return state - rate, jnp.mean(batch[0][:, 0] ** 2) * jnp.log(state)
+
+    options: dict[str, Any] = {"step": step, "state": jnp.float32(1.0), "steps": 500, "plan": "step", "store": tmp_path}
+    run = dlfb_lab.train((X, Y), **{**options, "steps": 60}, args={"rate": 0.01}, checkpoint="every=60")
+    dlfb_lab.engine.saving.wait()
+    fork = dlfb_lab.train((X, Y), **options, args={"rate": 0.03}, resume=run)
+    started = fork.record.started
+    assert started is not None and started.parent == run.id
+    assert any("Changed: steps 500 (it was 60); --args" in event.text for event in fork.record.notices)
+    # 1 - 60 * 0.01 is left, which lasts for 13 steps of 0.03.
+    assert "the first bad step is 74," in warned(fork)[-1] or "the first bad step is 73," in warned(fork)[-1]
+    assert fork.diverged and good(fork.state)
+
+
+def test_who_stops_a_replay_gets_the_state_that_training_came_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = divergence.Replay.run
+
+    def stopped(self: Any, snapshot: Any, finite_at: int, until: int, step_s: float, goes_on: Any) -> Any:
+        yield from run(self, snapshot, finite_at, until, step_s, lambda: False)
+
+    monkeypatch.setattr(divergence.Replay, "run", stopped)
+    found = dlfb_lab.train(nn.Dense(1), LARGE, **STEEP, lr=1.0, epochs=200, checkpoint="every=999", store=tmp_path)
+    assert found.diverged and len(warned(found)) == 1
+    dlfb_lab.engine.saving.wait()
+    assert found.checkpoints[-1].step == found.record.step
+
+
+def test_with_one_member_lost_a_run_can_be_gone_on_with(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**STEEP, "sweep": "lr=1e-6,1.0", "checkpoint": "every=50,keep=3", "store": tmp_path}
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **options, steps=200)
+    dlfb_lab.engine.saving.wait()
+    assert [(one.step, one.usable) for one in run.checkpoints] == [(100, True), (150, True), (200, True)]
+    again = dlfb_lab.train(nn.Dense(1), LARGE, **options, steps=200, resume=f"{run.path}@150")
+    np.testing.assert_array_equal(run.history["train/loss"].loc[150:], again.history["train/loss"].loc[150:])
+
+
+def test_what_is_infinite_on_purpose_is_saved_as_usable(tmp_path: Path) -> None:
+    def step(state: Any, batch: Any) -> Any:
+        return {**state, "w": state["w"] * 0.9}, jnp.mean(batch[0] ** 2) * state["w"]
+
+    state = {"w": jnp.float32(1.0), "limit": jnp.float32(jnp.inf)}
+    run = dlfb_lab.train((X, Y), step=step, state=state, steps=20, checkpoint="every=10", store=tmp_path)
+    dlfb_lab.engine.saving.wait()
+    assert [one.usable for one in run.checkpoints] == [True]
+
+
+def test_rollback_of_a_module_that_changes_in_place_begins_with_what_was_given(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**STEEP, "on_nan": "rollback", "store": tmp_path, "epochs": 60}
+    run = dlfb_lab.train(nnx.Linear(8, 1, rngs=nnx.Rngs(0)), LARGE, **options, lr=2e-4)
+    assert run.status == "finished" and run.learning_rate == 5e-5
+    first = [one.history["train/loss"].iloc[0] for one in dlfb_lab.runs(tmp_path)]
+    assert first[0] == first[1] == first[2]
+
+
+def test_rollbacks_end_with_a_state_that_is_saved(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**STEEP, "on_nan": "rollback", "store": tmp_path, "checkpoint": "every=1000"}
+    run = dlfb_lab.train(nn.Dense(1), LARGE, **options, lr=1e9, epochs=60)
+    assert run.diverged and len(dlfb_lab.runs(tmp_path)) == 6
+    dlfb_lab.engine.saving.wait()
+    assert run.checkpoints[-1].usable

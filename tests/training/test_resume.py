@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 
@@ -243,6 +244,7 @@ RESUMED = """
 import sys
 import time
 import numpy as np
+import optax
 import dlfb_lab
 from dlfb_lab.engine import saving
 rng = np.random.default_rng(0)
@@ -421,3 +423,25 @@ def test_an_iterator_that_can_tell_where_it_stands_is_entered_there(
     jax.tree.map(np.testing.assert_array_equal, whole.params, again.params)
     assert data.read < 60 - 16 + 10, "what came before is not read again"
     assert not any("read again" in event.text for event in again.record.notices)
+
+
+def test_another_optimizer_is_named_and_makes_a_fork(tmp_path: Path) -> None:
+    options = {**OPTIONS, "steps": 20, "store": tmp_path}
+    run = dlfb_lab.train(Noisy(), (X, Y), optimizer=optax.sgd(0.01), **options)
+    saving.wait()
+    same_again = dlfb_lab.train(Noisy(), (X, Y), optimizer=optax.sgd(0.01), **options, resume=f"{run.path}@16")
+    assert not any("Changed" in event.text for event in same_again.record.notices)
+    fork = dlfb_lab.train(Noisy(), (X, Y), optimizer=optax.sgd(0.5), **options, resume=f"{run.path}@20")
+    assert fork.id != run.id
+    assert any("Changed: the optimizer's own numbers" in event.text for event in fork.record.notices)
+
+
+def test_a_run_that_cannot_be_gone_on_with_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stopped(20, monkeypatch, Noisy(), (X, Y), store=tmp_path, **OPTIONS)
+    saving.wait()
+    before = dlfb_lab.open_run(run.id, tmp_path)
+    monkeypatch.setattr("dlfb_lab.assemble.resume.differences", lambda *given: [])
+    with pytest.raises(StoreError, match="not the one that was saved"):
+        dlfb_lab.train(Noisy(width=5), (X, Y), store=tmp_path, **OPTIONS, resume=run)
+    after = dlfb_lab.open_run(run.id, tmp_path)
+    assert (after.status, after.record.step) == (before.status, before.record.step) == ("stopped", run.record.step)
