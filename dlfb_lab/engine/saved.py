@@ -50,7 +50,7 @@ def selected(
     found = finding.chosen(path, step, who, (*states, "not finite") if apart else states)
     found.verified()
     selection = select(found, record, which, member)
-    if found.checkpoint.state not in states:
+    if found.checkpoint.state not in states or (apart and "not finite" not in states):
         _refuse_not_finite(selection)
     return selection
 

@@ -233,7 +233,7 @@ def test_of_a_run_that_diverged_what_it_handed_back(options: dict[str, Any], tmp
 def test_of_several_members_one_that_diverged_does_not_count_against_the_others(tmp_path: Path) -> None:
     large = (100 * X, 1e4 * X[:, 0])
     run = trained(tmp_path, nn.Dense(1), large, optimizer="sgd", lr=None, sweep="lr=1e-6,1.0", steps=200, valid=0.2)
-    assert run.checkpoints[-1].state == "not finite"
+    assert run.checkpoints[-1].usable and run.checkpoints[-1].manifest.not_finite
     same(dlfb_lab.restore(run), jax.tree.map(np.asarray, run.params))
     np.testing.assert_array_equal(dlfb_lab.open_run(run.id, tmp_path).predict(X), run.predict(X))
     with pytest.raises(StoreError, match=r"lr 1 of 2 members, is not finite: params/bias holds NaN or infinity"):
@@ -398,7 +398,7 @@ def test_what_is_not_finite_is_refused_and_can_be_compared(run: Run, tmp_path: P
     arrays["now/state/params/Dense_0/bias"][0] = np.nan
     manifest = folder.listed(copy)[-1].manifest
     assert manifest is not None
-    save(copy, 31, arrays, place=manifest.place)
+    save(copy, 31, arrays, place={**manifest.place, "usable": False})
     with pytest.raises(StoreError, match=r"step 31 is not finite: now/state/params/Dense_0/bias: NaN.*@30"):
         dlfb_lab.restore(f"{copy}@31")
     found = dlfb_lab.diff(f"{copy}@30", f"{copy}@31").table
