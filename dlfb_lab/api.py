@@ -178,8 +178,8 @@ def _train(request: TrainRequest) -> Run:
         # The last one is saved where it ends.
         last = "stop" if tries == ROLLBACKS - 1 else "rollback"
         request = replace(request, on_nan=last, timebox=left_s if request.timebox is not None else None)
-        begun = str(request.resume or "").rpartition("@")[2]
-        back = f"step {begun}" if begun else "the start"
+        at, step = str(request.resume or "").rpartition("@")[1:]
+        back = f"step {step}" if at else "the start"
         print(f"{run.id} diverged. It is tried again from {back} with --lr {request.lr:g}.")  # noqa: T201
         run = _train_one(request)
     return run
@@ -221,9 +221,10 @@ def _train_one(request: TrainRequest) -> Run:
             kept, notices = _keep(request, session, rows_of)
             notices = [resume.said(origin, changes), *notices]
         else:
+            # Before the run is this process's own.
+            notices = [*resume.at_the_end(origin), *resume.elsewhere(origin)]
             kept = journal.rewound(origin.path, origin.checkpoint.step, int(snapshot.place["evaluated_at"]))
-            notices, before = resume.at_the_end(origin), Record(journal.read(origin.path))
-            notices += resume.elsewhere(origin)
+            before = Record(journal.read(origin.path))
             # All else was said when it began.
             experiment = replace(experiment, notices=())
         notices = [*notices, *resume.read_again(snapshot, experiment)]

@@ -285,6 +285,7 @@ def put_back(path: Path) -> None:
     """Undoes `rewound` for a run that could not be gone on with."""
     with contextlib.suppress(OSError):
         (path / BEFORE).replace(path / EVENTS)
+    abandon(path)
 
 
 def refuse_trained(path: Path) -> None:

@@ -36,6 +36,8 @@ from dlfb_lab.run import Run
 SMALLER = 0.5
 """What a learning rate is multiplied with after a run has diverged."""
 
+PLAIN = (str, int, float, type(None))
+
 MOST_DEPTH = 12
 """How far the parts of an optimizer are followed."""
 
@@ -105,7 +107,8 @@ def fingerprints(r: TrainRequest, experiment: Experiment) -> dict[str, str]:
     return {
         "data": _of_data(experiment),
         "code": digest(tuple(_code(r))),
-        "optimizer": digest((_parts(r.optimizer), _parts(r.lr))),
+        # What is said in words or numbers stands among the settings, with what was left out filled in.
+        "optimizer": digest(tuple(_parts(given) for given in (r.optimizer, r.lr) if not isinstance(given, PLAIN))),
         "arguments": digest((_parts(r.args),)),
     }
 

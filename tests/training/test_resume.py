@@ -439,9 +439,34 @@ def test_another_optimizer_is_named_and_makes_a_fork(tmp_path: Path) -> None:
 def test_a_run_that_cannot_be_gone_on_with_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = stopped(20, monkeypatch, Noisy(), (X, Y), store=tmp_path, **OPTIONS)
     saving.wait()
+    assert run.path is not None
+    events = run.path / "events.jsonl"
+    # As a kernel leaves it that was killed.
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(b"".join(line for line in lines if b'"stopped"' not in line))
+    (run.path / "writer.json").unlink()
     before = dlfb_lab.open_run(run.id, tmp_path)
     monkeypatch.setattr("dlfb_lab.assemble.resume.differences", lambda *given: [])
     with pytest.raises(StoreError, match="not the one that was saved"):
         dlfb_lab.train(Noisy(width=5), (X, Y), store=tmp_path, **OPTIONS, resume=run)
     after = dlfb_lab.open_run(run.id, tmp_path)
-    assert (after.status, after.record.step) == (before.status, before.record.step) == ("stopped", run.record.step)
+    assert (after.status, after.record.step) == (before.status, before.record.step) == ("interrupted", run.record.step)
+
+
+def test_what_was_left_out_and_is_said_now_makes_no_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stopped(20, monkeypatch, Noisy(), (X, Y), store=tmp_path, **OPTIONS)
+    saving.wait()
+    again = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, **OPTIONS, optimizer="adam", lr=1e-3, resume=run)
+    assert again.id == run.id
+
+
+def test_a_run_of_another_machine_is_gone_on_with_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stopped(20, monkeypatch, Noisy(), (X, Y), store=tmp_path, **OPTIONS)
+    saving.wait()
+    assert run.path is not None
+    events, writer = run.path / "events.jsonl", run.path / "writer.json"
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(b"".join(line for line in lines if b'"stopped"' not in line))
+    writer.write_text(json.dumps({**json.loads(writer.read_text()), "host": "another machine"}))
+    again = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, **OPTIONS, resume=run.id)
+    assert any("was trained on another machine" in event.text for event in again.record.notices)
