@@ -219,7 +219,7 @@ def _train_one(request: TrainRequest) -> Run:
         if changes or not origin.latest:
             parent, snapshot = origin.path.name, resume.forked(snapshot, changes)
             kept, notices = _keep(request, session, rows_of)
-            notices = [resume.said(origin, changes), *notices]
+            notices = [resume.said(origin, changes), *resume.nothing_left(origin, session.plan.steps_total), *notices]
         else:
             # Before the run is this process's own.
             notices = [*resume.at_the_end(origin), *resume.elsewhere(origin)]

@@ -44,9 +44,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def one_line(error: BaseException) -> str:
     """Returns an error of the user's own code in one line: kind, message, and their line of code."""
-    message = (str(error).strip().splitlines() or [""])[0][:300]
+    lines = str(error).strip().splitlines() or [""]
+    message = f"{type(error).__name__}: {lines[0][:300]}"
+    if lines[0].startswith("Caught ") and any(line.startswith("Original Traceback") for line in lines):
+        # A worker process of PyTorch's DataLoader hands a whole traceback on; the error is its last line.
+        message = lines[-1][:300]
     ours = os.sep + "site-packages" + os.sep, os.path.dirname(__file__) + os.sep
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(part in f.filename for part in ours)]
     frames = [f for f in frames if not f.filename.startswith("<frozen")]
     where = f" (at `{frames[-1].line}`, line {frames[-1].lineno})" if frames and frames[-1].line else ""
-    return f"{type(error).__name__}: {message}{where}"
+    return f"{message}{where}"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlfb_lab import journal, models
-from dlfb_lab.assemble import labelled
+from dlfb_lab.assemble import labelled, restoring
 from dlfb_lab.assemble.request import TrainRequest
 from dlfb_lab.assemble.training import optimizer_of, wrapped
 from dlfb_lab.checkpoints.selection import Selection
@@ -19,8 +19,10 @@ from dlfb_lab.data.scaling import Scaling
 from dlfb_lab.data.source import Array, Examples
 from dlfb_lab.engine import losses, optimizers, saved
 from dlfb_lab.engine import metrics as metric_table
+from dlfb_lab.engine.evaluation import Scorer
 from dlfb_lab.engine.experiment import Experiment, Member, Plan
 from dlfb_lab.engine.feed import Part
+from dlfb_lab.engine.guests import in_chunks
 from dlfb_lab.engine.learner import LEARNERS, ModelLearner
 from dlfb_lab.engine.losses import Loss
 from dlfb_lab.engine.snapshot import differences, into
@@ -37,6 +39,9 @@ PLAIN = (str, bool, int, float)
 
 KINDS = ("linen", "nnx", "train state", "function", "equinox", "keras")
 """Of models that are pure functions of what was saved."""
+
+GUESTS = ("torch", "keras on torch", "keras on tensorflow")
+"""Of models that another framework runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +112,7 @@ def reopened(run: Run, given: Given) -> tuple[Trained, Inference]:
         raise StoreError("predict: nothing of this run was kept on disk.")
     started, path = run.record.started, run.path
     told = journal.read_preparation(path)
-    if started.model_kind not in KINDS or "task" not in told:
+    if started.model_kind not in (*KINDS, *GUESTS) or "task" not in told:
         raise StoreError(
             f"What {path.name} trained, {started.model} ({started.model_kind}), cannot predict from its folder alone. "
             f"To have its values: dlfb_lab.restore({path.name!r}, into=…), with a state or a model of yours; to go on "
@@ -125,7 +130,7 @@ def reopened(run: Run, given: Given) -> tuple[Trained, Inference]:
     saved.say(selection)
     if not written and recipe.code_of(model[0] if isinstance(model, tuple) else model) != told["model"]["code"]:
         print(f"The code of {adapted.name} is not that which {path.name} was trained with.")  # noqa: T201
-    return _restored(_request(started, told), started, told, adapted, selection, given)
+    return _restored(_request(started, told), started, told, adapted, model, selection, given)
 
 
 def _request(started: RunStarted, told: dict[str, Any]) -> TrainRequest:
@@ -141,7 +146,13 @@ def _request(started: RunStarted, told: dict[str, Any]) -> TrainRequest:
 
 
 def _restored(
-    r: TrainRequest, started: RunStarted, told: dict[str, Any], adapted: Any, selection: Selection, given: Given
+    r: TrainRequest,
+    started: RunStarted,
+    told: dict[str, Any],
+    adapted: Any,
+    model: Any,
+    selection: Selection,
+    given: Given,
 ) -> tuple[Trained, Inference]:
     task = Task(
         **{
@@ -155,7 +166,61 @@ def _restored(
     inputs = {name: _zeros(rows, shape) for name, shape in told["inputs"].items()}
     x: Any = inputs if set(inputs) != {""} else inputs[""]
     part = Part(x, _zeros(rows, told["targets"]))
-    loss, metrics, refusal = _scoring(told, task, given)
+    guest = started.model_kind in GUESTS
+    loss, metrics, refusal = _scoring(told, task, replace(given, loss=None) if guest else given)
+    if guest and told["loss"]["own"]:
+        refusal = f"the loss `{told['loss']['name']}` is not one of ours, and is computed where the model is trained"
+    if guest:
+        trained = _guest(adapted, model, part, selection, Scorer(task, loss, metrics, tuple(told["target_shape"])))
+    else:
+        trained = _model(r, started, told, adapted, part, task, loss, metrics, selection)
+    if refusal:
+        trained = replace(trained, scores=_refusing(refusal))
+    scaling = Scaling.from_json(told["scaling"]) if told["scaling"] is not None else None
+    like = Examples(x=x, y=part.y, features=told["features"], labels=told["labels"])
+    return trained, Inference(
+        task=task,
+        like=part.sample(1),
+        parts={},
+        read=labelled.reader(r, like, task, scaling),
+        scaling=scaling,
+        feature_names=told["features"],
+    )
+
+
+def _guest(factory: Any, model: Any, part: Part, selection: Selection, scorer: Scorer) -> Trained:
+    """Puts what was saved into a model of another framework."""
+    # Some find the shapes of their parameters at the first call.
+    factory.outputs(jax.tree.map(np.array, part.sample(2)[0]), 0)
+    try:
+        restoring.restored(selection, model, cast=False)
+    except OptionError as error:
+        raise ModelError(str(error).removeprefix("restore: ")) from error
+
+    def outputs(x: Any) -> Array:
+        return in_chunks(lambda rows: factory.outputs(rows, 0), x)
+
+    return Trained(
+        step=selection.source.step,
+        link=scorer.loss.link,
+        finish=lambda: model,
+        outputs=outputs,
+        scores=lambda rows: scorer.score_outputs(outputs(rows.x), rows.y),  # type: ignore[union-attr]
+    )
+
+
+def _model(
+    r: TrainRequest,
+    started: RunStarted,
+    told: dict[str, Any],
+    adapted: Any,
+    part: Part,
+    task: Task,
+    loss: Loss,
+    metrics: tuple[metric_table.Metric, ...],
+    selection: Selection,
+) -> Trained:
+    """Puts what was saved into a model that is a function of it."""
     optimizer, _ = _optimizer(started, adapted)
     experiment = Experiment(
         name=started.name,
@@ -195,19 +260,8 @@ def _restored(
     learner: Any = LEARNERS["model"](experiment, plan)
     assert isinstance(learner, ModelLearner)
     state = _state(selection, adapted, part, optimizer)
-    trained = learner.trained(state, selection.source.step, selection.member or 0)
-    if refusal:
-        trained = replace(trained, scores=_refusing(refusal))
-    scaling = Scaling.from_json(told["scaling"]) if told["scaling"] is not None else None
-    like = Examples(x=x, y=part.y, features=told["features"], labels=told["labels"])
-    return trained, Inference(
-        task=task,
-        like=part.sample(1),
-        parts={},
-        read=labelled.reader(r, like, task, scaling),
-        scaling=scaling,
-        feature_names=told["features"],
-    )
+    trained: Trained = learner.trained(state, selection.source.step, selection.member or 0)
+    return trained
 
 
 def _zeros(rows: int, shaped: dict[str, Any]) -> Array:

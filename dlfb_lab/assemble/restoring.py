@@ -18,7 +18,6 @@ from dlfb_lab.errors import ModelError, OptionError, StoreError
 from dlfb_lab.models.forms import is_number
 from dlfb_lab.models.model import PyTree
 from dlfb_lab.models.paths import unique_names
-from dlfb_lab.models.torch_state import load_module, module_arrays
 
 MOST_NAMED = 12
 """Leaves that do not fit and are named in a message; a dry run names all."""
@@ -139,14 +138,13 @@ def _listed(said: list[str]) -> str:
 def _target(selection: Selection, into: Any) -> Target:
     nnx, eqx = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
     linen, keras, torch = (sys.modules.get(name) for name in ("flax.linen", "keras", "torch"))
-    if torch is not None and isinstance(into, torch.nn.Module):
-        return _of_torch(selection, into)
+    if (torch is not None and isinstance(into, torch.nn.Module)) or (
+        keras is not None and isinstance(into, keras.Model) and keras.config.backend() != "jax"
+    ):
+        return _of_guest(selection, into)
     if not selection.of_model:
         if keras is not None and isinstance(into, keras.Model):
-            raise OptionError(
-                f"restore: {into.name} takes its state with what it was compiled with, when the run is gone on with: "
-                f"--resume {selection.found.name}."
-            )
+            return _of_compiled(selection, into)
         return _of_own_state(selection, into)
     if linen is not None and isinstance(into, linen.Module):
         raise OptionError(
@@ -181,16 +179,38 @@ def _of_module(selection: Selection, module: Any) -> Target:
     return Target(tree, names, [False] * len(names), others, put)
 
 
-def _of_torch(selection: Selection, module: Any) -> Target:
-    """Takes a PyTorch module's parameters and buffers; it is changed in place."""
-    tree = {name.removeprefix("model/"): array for name, array in module_arrays(module).items()}
-    names = [f"model/{name}" for name in unique_names(tree)]
-    saved = [name for name in selection.shapes if name.startswith("model/") and name not in set(names)]
-    others = {name.removeprefix("model/"): name for name in saved}
+def _of_guest(selection: Selection, model: Any) -> Target:
+    """Takes the parameters and other variables of a model of another framework; it is changed in place."""
+    try:
+        factory: Any = models.adapt(model)
+        keys = {name.removeprefix("model/"): (name, array) for name, array in factory.arrays().items()}
+    except ModelError as error:
+        raise OptionError(f"restore: {error}") from error
+    tree = {name: array for name, (_, array) in sorted(keys.items())}
+    names = [keys[name][0] for name in tree]
+    saved = [name for name in selection.shapes if name.startswith(("model/", "buffers/")) and name not in set(names)]
 
     def put(tree: PyTree) -> Any:
-        load_module(module, {f"model/{name}": array for name, array in tree.items()})
-        return module
+        factory.load({keys[name][0]: array for name, array in tree.items()})
+        return model
+
+    return Target(tree, names, [False] * len(names), {name.removeprefix("model/"): name for name in saved}, put)
+
+
+def _of_compiled(selection: Selection, model: Any) -> Target:
+    """Takes the weights of a compiled Keras model; it is changed in place, its optimizer stays as it is."""
+    if not model.built:
+        raise OptionError(f"restore: The model {model.name} has no weights yet. Build it, or call it once.")
+    variables = {"trainable": model.trainable_variables, "non_trainable": model.non_trainable_variables}
+    tree = {kind: [np.asarray(v.value) for v in each] for kind, each in variables.items()}
+    names = unique_names(tree)
+    others = {n: n for n in selection.shapes if n.startswith(("trainable/", "non_trainable/")) and n not in set(names)}
+
+    def put(tree: PyTree) -> Any:
+        for kind, each in variables.items():
+            for variable, value in zip(each, tree[kind], strict=True):
+                variable.assign(jnp.array(value))
+        return model
 
     return Target(tree, names, [False] * len(names), others, put)
 

@@ -19,7 +19,7 @@ import xxhash
 from dlfb_lab import journal, models
 from dlfb_lab.assemble.request import TrainRequest
 from dlfb_lab.checkpoints import finding, folder, keeping
-from dlfb_lab.checkpoints.arrays import read
+from dlfb_lab.checkpoints.arrays import read_all
 from dlfb_lab.checkpoints.folder import Checkpoint
 from dlfb_lab.data.lazy import is_lazy
 from dlfb_lab.engine import saving
@@ -95,7 +95,7 @@ def find(asked: Any, store: str | Path | None) -> Origin:
         path=path,
         started=record.started,
         checkpoint=found.checkpoint,
-        snapshot=Snapshot(dict(read(found.checkpoint, manifest.leaves)), manifest.place, manifest.metrics),
+        snapshot=Snapshot(read_all(found.checkpoint, manifest), manifest.place, manifest.metrics),
         latest=found.latest,
         ended=record.status is not None and record.status.state == "finished" and found.checkpoint.step >= record.step,
         over=record.ended,
@@ -149,9 +149,22 @@ def _held(cell: Any) -> Any:
         return None
 
 
-def _architecture(model: Any) -> str:
-    """Returns how a module of PyTorch or Keras is built; "" for others, whose fields are a part of the code."""
+MODES = frozenset(("deterministic", "use_running_average", "training"))
+"""Attributes of nnx modules that say whether this is training."""
+
+
+def _architecture(model: Any) -> Hashable:
+    """Returns how a module that holds its parameters is built; "" for others, whose fields are a part of the code."""
     torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
+    nnx, eqx = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
+    if nnx is not None and isinstance(model, nnx.Module):
+        return tuple(
+            (path, type(node).__qualname__, fingerprint(_static(node)))
+            for path, node in nnx.iter_graph(model)
+            if isinstance(node, nnx.Pytree)
+        )
+    if eqx is not None and isinstance(model, eqx.Module):
+        return fingerprint(eqx.filter(model, eqx.is_array, inverse=True))
     if torch is not None and isinstance(model, torch.nn.Module):
         return repr(model)
     if keras is not None and isinstance(model, keras.Model):
@@ -160,6 +173,23 @@ def _architecture(model: Any) -> str:
         except Exception:  # of layers of the user's own
             return ""
     return ""
+
+
+def _static(node: Any) -> dict[str, Any]:
+    """Returns the attributes of an nnx module that are neither its parts nor of Flax, nor say in which mode it is."""
+    nnx = sys.modules["flax.nnx"]
+    return {
+        name: value
+        for name, value in vars(node).items()
+        if name not in MODES
+        and not name.startswith("_pytree__")
+        and not any(isinstance(leaf, nnx.Pytree | nnx.Variable | jax.Array) for leaf in _leaves(value))
+    }
+
+
+def _leaves(value: Any) -> list[Any]:
+    nnx = sys.modules["flax.nnx"]
+    return list(jax.tree.leaves(value, is_leaf=lambda part: isinstance(part, nnx.Pytree | nnx.Variable)))
 
 
 def _code(r: TrainRequest) -> Iterator[Any]:
@@ -268,6 +298,20 @@ class Rollback:
 
 def _pristine(model: Any) -> Any:
     return copied(model)[0] if changes_in_place(models.adapt(model)) else model
+
+
+def nothing_left(origin: Origin, steps: int) -> list[tuple[Literal["info", "warning"], str]]:
+    """Returns what the user should know of another run that ends where it begins.
+
+    Args:
+        origin: where it begins.
+        steps: its last step; 0 where there is none.
+    """
+    begun = origin.checkpoint.step
+    if not steps or steps > begun:
+        return []
+    text = f"Nothing is left to train: this run begins at step {begun:,} and was to end at step {steps:,}. "
+    return [("warning", f"{text}To train further ask for more --epochs or --steps, or begin at an earlier checkpoint.")]
 
 
 def at_the_end(origin: Origin) -> list[tuple[Literal["info", "warning"], str]]:

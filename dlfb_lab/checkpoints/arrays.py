@@ -28,8 +28,8 @@ MOST_SAID = 200
 
 _OS_ERROR = re.compile(r"os_error_code=\W*(\d+)")
 
-GROUP_BYTES = 1 << 24
-"""Of arrays that are read at once; a larger one is read alone."""
+GROUP_BYTES = 1 << 26
+"""Of arrays that are read at once, where they need not be held together; a larger one is read alone."""
 
 
 def save(
@@ -105,7 +105,16 @@ def restore(checkpoint: Checkpoint) -> dict[str, np.ndarray[Any, Any]]:
     Raises:
         StoreError: it is not whole, or damaged; the message says what is wrong.
     """
-    return dict(read(checkpoint, whole(checkpoint).leaves))
+    return read_all(checkpoint, whole(checkpoint))
+
+
+def read_all(checkpoint: Checkpoint, manifest: Manifest) -> dict[str, np.ndarray[Any, Any]]:
+    """Returns all arrays of a checkpoint that is `whole`, by name.
+
+    Raises:
+        StoreError: one is not as the manifest says.
+    """
+    return dict(read(checkpoint, manifest.leaves, math.inf))
 
 
 def whole(checkpoint: Checkpoint) -> Manifest:
@@ -122,17 +131,22 @@ def whole(checkpoint: Checkpoint) -> Manifest:
     return checkpoint.manifest
 
 
-def read(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+def read(
+    checkpoint: Checkpoint, names: Iterable[str], at_once_bytes: float = GROUP_BYTES
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Yields arrays of a checkpoint that is `whole`, in the order of their names.
 
-    They are read a few at a time: of large ones no more than one is held.
+    Args:
+        checkpoint: the checkpoint.
+        names: which of its arrays.
+        at_once_bytes: how much is read at once and held until it is yielded; at least one array.
 
     Raises:
         StoreError: one is not as the manifest says.
     """
     assert checkpoint.manifest is not None
     leaves = {name: checkpoint.manifest.leaves[name] for name in names}
-    for group in _groups(leaves):
+    for group in _groups(leaves, at_once_bytes):
         stored = [name for name in group if _stored(leaves[name].shape)]
         found = _read_arrays(checkpoint.path / ARRAYS, stored) if stored else {}
         for name in group:
@@ -146,13 +160,13 @@ def read(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, np
             del array
 
 
-def _groups(leaves: Mapping[str, Leaf]) -> Iterator[list[str]]:
+def _groups(leaves: Mapping[str, Leaf], most: float) -> Iterator[list[str]]:
     """Yields names of arrays that are read at once: reading has a cost of its own, whatever their size."""
     group: list[str] = []
     size = 0
     for name, leaf in leaves.items():
         more = math.prod(leaf.shape) * _dtype(leaf.dtype).itemsize
-        if group and size + more > GROUP_BYTES:
+        if group and size + more > most:
             yield group
             group, size = [], 0
         group.append(name)

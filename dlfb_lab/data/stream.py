@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -323,9 +324,12 @@ def _read(items: Items, number: int, seed: int, state: str | None = None) -> Gen
             arrays = jax.tree.map(_own, on_host(item, f"Item {count} of the {items.name}"))
             yield item, arrays, states.of(iterator)
             count += 1
-    except DlfbLabError:
+    except (DlfbLabError, GeneratorExit):
         raise
-    except Exception as error:
+    except BaseException as error:
+        # In the cell's thread that may be the user's interrupt; nobody interrupts another.
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         raise DataError(f"The {items.name} failed at item {count}: {one_line(error)}") from error
     finally:
         close = getattr(iterator, "close", None)

@@ -16,13 +16,16 @@ from dlfb_lab.engine.experiment import Experiment, Plan, order_key
 from dlfb_lab.engine.feed import Place, Rows
 from dlfb_lab.engine.programs import Program, compiled
 from dlfb_lab.engine.snapshot import Snapshot
-from dlfb_lab.engine.trainer import Replaying
+from dlfb_lab.engine.trainer import Replaying, Trainer
 from dlfb_lab.events import Event, Notice
 from dlfb_lab.models.model import PyTree
 from dlfb_lab.models.paths import named_leaves, shown
 
 LOOK_S = 0.04
 """Between two looks at the arrays, which is about as long as a dispatch lasts; losses are always looked at."""
+
+LOOK_SHARE = 50
+"""A look that takes long is taken again after so many times as long."""
 
 ON_HOST_BYTES = 1 << 20
 """Of arrays that are looked at on the host, which needs no program."""
@@ -68,8 +71,9 @@ class Watch:
         self.gone: list[str] = []
         self._members = members
         self._good = np.ones(max(1, len(members)), bool)
-        self._watched: Array | None = None
-        self._looked_s, self._looked_at = monotonic(), -1
+        # Arrays that are not finite before the first step, such as a mask of minus infinity.
+        self._meant: set[str] | None = None
+        self._looked_s, self._look_s, self._looked_at = monotonic(), LOOK_S, -1
         self._found: list[Bad] = []
 
     @property
@@ -80,7 +84,8 @@ class Watch:
     def begin(self, state: PyTree, step: int) -> None:
         """Notes which arrays are finite before the first step."""
         self.finite_at = step
-        self._watched = np.asarray(_finite(state, len(self._members))[1].all(axis=1))
+        names, finite = _finite(state, len(self._members))
+        self._meant = {name for name, each in zip(names, finite, strict=True) if not each.all()}
 
     def losses(self, first_step: int, values: Array) -> None:
         """Takes the scalars of new steps, shape [steps, names] or [steps, members, names]."""
@@ -94,15 +99,17 @@ class Watch:
 
     def due(self) -> bool:
         """Returns whether it is time to look at the arrays."""
-        return monotonic() - self._looked_s >= LOOK_S
+        return monotonic() - self._looked_s >= self._look_s
 
-    def arrays(self, step: int, state: PyTree) -> None:
+    def arrays(self, step: int, trainer: Trainer) -> None:
         """Looks at the arrays after a step."""
-        if self._watched is None or step == self._looked_at:
+        if self._meant is None or step == self._looked_at:
             return
+        start = monotonic()
+        names, finite = _finite(trainer.state, len(self._members))
         self._looked_s, self._looked_at = monotonic(), step
-        names, finite = _finite(state, len(self._members))
-        bad = ~finite & self._watched[:, None]
+        self._look_s = max(LOOK_S, LOOK_SHARE * (self._looked_s - start))
+        bad = ~finite & np.array([[name not in self._meant] for name in names], bool).reshape(len(names), 1)
         self.gone = [name for name, is_bad in zip(names, np.asarray(bad.any(axis=1)), strict=True) if is_bad]
         for member in np.flatnonzero(self._good & np.asarray(bad.any(axis=0))):
             gone = [name for name, is_bad in zip(names, bad[:, member], strict=True) if is_bad]
@@ -131,7 +138,8 @@ def _finite(state: PyTree, members: int) -> tuple[list[str], Array]:
         if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
     arrays = [leaf for _, leaf in leaves]
-    if sum(leaf.nbytes for leaf in arrays) <= ON_HOST_BYTES:
+    on_host = all(isinstance(leaf, np.ndarray) for leaf in arrays)
+    if on_host or sum(leaf.nbytes for leaf in arrays) <= ON_HOST_BYTES:
         found = [_flags(np, np.asarray(leaf), members) for leaf in arrays]
     else:
         program = Program("look for NaN", members, lambda arrays: [_flags(jnp, leaf, members) for leaf in arrays])
@@ -192,7 +200,7 @@ class Replay:
                 if not len(values):
                     continue
                 watch.losses(step, values)
-                watch.arrays(step + 1, trainer.state)
+                watch.arrays(step + 1, trainer)
                 if watch.over:
                     text = self._explained(step, before, float(values.reshape(-1)[0]), watch.gone)
                     trainer.put_back(before, step)
@@ -227,10 +235,11 @@ class Replay:
                 whole += f" By far the largest loss is that of row {numbers[worst]:,}, {losses[worst]:.3g}{of}."
         if found is not None and found.gradients:
             what = f"but the gradient of {shown(found.gradients)} is not finite"
-            if found.alone is not None and numbers is not None and found.alone.any() and not found.alone.all():
-                what += f", because of {_numbered(numbers[~found.alone])}"
         else:
             what = f"and the step made {shown(gone)} NaN or infinite" if gone else "and all arrays are finite after it"
+        alone = found.alone if found is not None else None
+        if alone is not None and numbers is not None and alone.any() and not alone.all():
+            what += f", because of {_numbered(numbers[~alone])}"
         return f"{text} The loss is {loss:.4g}, {what}.{whole}"
 
 

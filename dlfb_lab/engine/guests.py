@@ -18,13 +18,16 @@ from dlfb_lab.engine.feed import START, Batch, EpochEnd, Part, Place, Rows, Stre
 from dlfb_lab.engine.losses import Loss, predictions_look_squashed, refuse_squashed
 from dlfb_lab.engine.snapshot import Snapshot
 from dlfb_lab.engine.streamed import AHEAD, LATE_S, MOST_STEPS
-from dlfb_lab.engine.trainer import Scores, Trained, check_names
+from dlfb_lab.engine.trainer import Examined, Scores, Trained, check_names
 from dlfb_lab.errors import DlfbLabError
 from dlfb_lab.events import Event, Notice, PlanChosen
 from dlfb_lab.models.model import Guest
 
 SCALES = (1.0, -30.0, 1000.0)
 """Of inputs, at which few outputs stay within 0..1 that are not bounded."""
+
+MOST_ALONE = 64
+"""Rows that are each tried alone."""
 
 VARIES = 0.01
 """Outputs that differ less say nothing, as those of parameters that are all zero."""
@@ -38,9 +41,9 @@ class GuestTrainer:
         self.guest: Guest = experiment.model  # type: ignore[assignment]
         self.names: tuple[str, ...] = ("loss",)
         self.epoch_over = self.exhausted = False
+        self.replays = isinstance(experiment.train, Rows) and self.guest.keeps_arrays
         self._step, self._place = 0, START
-        # Arrays that are not finite from the beginning, such as a mask of minus infinity.
-        self._meant: set[str] = set()
+        self._start: Any = None
         self.least = 1
         self._best: Any = None
         self._batches: Prefetch | None = None
@@ -51,8 +54,9 @@ class GuestTrainer:
             self._scorer = _GuestScorer(experiment, plan, self.guest)
 
     @property
-    def state(self) -> None:
-        """See `Trainer`: what another framework holds is not looked at."""
+    def state(self) -> dict[str, Array] | None:
+        """See `Trainer`: copies on the host."""
+        return self.guest.keep() if self.guest.keeps_arrays else None
 
     def snapshot(self) -> Snapshot | None:
         """See `Trainer`."""
@@ -61,8 +65,52 @@ class GuestTrainer:
         arrays = _within("now", self.guest.keep())
         if self._best is not None:
             arrays |= _within("best", self._best)
-        usable = _not_finite(arrays) <= self._meant
-        return Snapshot(arrays, {"step": self._step, "usable": usable, **self._place._asdict()})
+        return Snapshot(arrays, {"step": self._step, **self._place._asdict()})
+
+    def restart(self, snapshot: Snapshot | None) -> None:
+        """See `Replaying`."""
+        best = self._best
+        if self._batches is not None:
+            self._batches.close()
+        if snapshot is not None:
+            self._resume(snapshot)
+        else:
+            self.guest.restore(self._start)
+            self._step, self._place = 0, START
+        self._best = best
+        self._read()
+
+    def held(self) -> Any:
+        """See `Replaying`."""
+        return self.guest.keep()
+
+    def put_back(self, held: Any, step: int) -> None:
+        """See `Replaying`."""
+        self.guest.restore(held)
+        self._step, self._place = step, Place(*divmod(step, self.plan.steps_per_epoch))
+
+    def examined(self, held: Any, batch: Any, step: int) -> Examined | None:
+        """See `Replaying`: the loss of each row in evaluation mode. The guest stands anywhere afterwards."""
+        if self._scorer is None or not isinstance(self.experiment.train, Part):
+            return None
+        self.guest.restore(held)
+        x, y = self._pair(batch)
+        try:
+            outputs = self._outputs(x)
+            losses = [self.guest.scores(outputs[i : i + 1], y[i : i + 1])["loss"] for i in range(len(outputs))]
+            alone = None
+            if np.isfinite(losses).all() and len(losses) <= MOST_ALONE:
+                alone = np.array([self._stays_finite(held, (x, y), i) for i in range(len(losses))])
+        except DlfbLabError:  # such as a batch norm that takes no single row
+            return None
+        return Examined(np.array(losses), [], alone)
+
+    def _stays_finite(self, held: Any, pair: tuple[Inputs, Array], row: int) -> bool:
+        self.guest.restore(held)
+        x, y = jax.tree.map(lambda a: a[row : row + 1], pair)
+        self.guest.step((x, y))
+        floats = [array for array in self.guest.keep().values() if jnp.issubdtype(array.dtype, jnp.inexact)]
+        return all(np.isfinite(array).all() for array in floats)
 
     def _resume(self, snapshot: Snapshot) -> None:
         arrays, place = snapshot.arrays, snapshot.place
@@ -80,12 +128,15 @@ class GuestTrainer:
                 yield from self._check_squashed(e.train.sample(e.batch_size)[0], self._scorer.loss)
         who = " and ".join(self.guest.versions) or "code of your own"
         yield PlanChosen(step=0, plan="as it is", reason=f"steps are run by {who}, one at a time")
-        order_key = experiments.order_key(e.seed)
         if snapshot is not None:
             self._resume(snapshot)
-        if self.guest.keeps_arrays:
-            self._meant = _not_finite(_within("now", self.guest.keep()))
-        feed = e.train.feed(e.batch_size, order_key, e.seed, e.epochs, False, self._place)
+        elif self.replays:
+            self._start = self.guest.keep()
+        self._read()
+
+    def _read(self) -> None:
+        e = self.experiment
+        feed = e.train.feed(e.batch_size, experiments.order_key(e.seed), e.seed, e.epochs, False, self._place)
         self._batches = Prefetch(feed, self._ready, AHEAD, e.train.reader)
 
     def _check_squashed(self, x: Inputs, loss: Loss) -> Iterator[Event]:
@@ -159,7 +210,10 @@ class GuestTrainer:
     def _batch(self, batch: Batch) -> Any:
         if not isinstance(self.experiment.train, Part) and self.experiment.task is None:
             return batch.tree
-        x, y = batch.tree
+        return self._pair(batch.tree)
+
+    def _pair(self, tree: Any) -> tuple[Inputs, Array]:
+        x, y = tree
         return x, np.asarray(y).reshape(len(y), *self.plan.target_shape)
 
     def news(self, step: int) -> Iterator[Event]:
@@ -180,14 +234,7 @@ class GuestTrainer:
         return self._scorer.score_outputs(outputs, part.y)
 
     def _outputs(self, x: Inputs, goes_on: Callable[[], bool] = always) -> Array:
-        rows = len(jax.tree.leaves(x)[0])
-        size = chunk_rows(x, rows)
-        pieces = []
-        for start in range(0, rows, size):
-            if not goes_on():
-                raise Abandoned
-            pieces.append(np.asarray(self.guest.outputs(jax.tree.map(lambda a, s=start: a[s : s + size], x))))
-        return np.concatenate(pieces)
+        return in_chunks(self.guest.outputs, x, goes_on)
 
     def keep(self, members: Array | None = None) -> None:
         """See `Trainer`."""
@@ -208,13 +255,23 @@ class GuestTrainer:
             self._batches.close()
         elif isinstance(self.experiment.train, Streamed):
             self.experiment.train.stream.close()
-        self._best = None
+        self._best = self._start = None
 
 
-def _not_finite(arrays: dict[str, Array]) -> set[str]:
-    """Returns the names of arrays with a NaN or an infinity, the best state's as those of now."""
-    floats = {name: array for name, array in arrays.items() if jnp.issubdtype(array.dtype, jnp.inexact)}
-    return {f"now/{name.partition('/')[2]}" for name, array in floats.items() if not np.isfinite(array).all()}
+def in_chunks(outputs: Callable[[Inputs], Any], x: Inputs, goes_on: Callable[[], bool] = always) -> Array:
+    """Returns raw outputs, shape [rows, ...], computed for as many rows at once as take little memory.
+
+    Raises:
+        Abandoned: `goes_on` said no.
+    """
+    rows = len(jax.tree.leaves(x)[0])
+    size = chunk_rows(x, rows)
+    pieces = []
+    for start in range(0, rows, size):
+        if not goes_on():
+            raise Abandoned
+        pieces.append(np.asarray(outputs(jax.tree.map(lambda a, s=start: a[s : s + size], x))))
+    return np.concatenate(pieces)
 
 
 def _within(place: str, arrays: dict[str, Array]) -> dict[str, Array]:

@@ -188,7 +188,7 @@ class _Training:
                 "epochs": self.epochs,
                 "evaluated_at": self.evaluated_at,
                 "diverged": self.diverged,
-                "usable": found.place.get("usable", not self.watch.over),
+                "usable": not self.watch.over,
                 "monitor": self.monitor.place(),
             }
             metrics = self.metrics if self.evaluated_at == step else {}
@@ -217,7 +217,7 @@ class _Training:
             save = self._save_due(reason)
             interrupted = evaluate or save or reason is not None or control.paused
             if interrupted:
-                self.watch.arrays(self.step, self.trainer.state)
+                self.watch.arrays(self.step, self.trainer)
             if self.watch.over and self.experiment.on_nan != "warn":
                 return (yield from self._stop_diverged(pending))
             begun = None
@@ -264,7 +264,7 @@ class _Training:
             self.watch.losses(self.step, values)
             self.step += len(values)
             if self.watch.due():
-                self.watch.arrays(self.step, self.trainer.state)
+                self.watch.arrays(self.step, self.trainer)
             self.epochs += self.trainer.epoch_over
             if len(values):
                 pace.update(len(values), self.last_dispatch_s)

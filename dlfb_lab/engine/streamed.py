@@ -64,7 +64,7 @@ class StreamedTrainer:
         self.least = 1
         self._news: list[Event] = []
         self._best: Any = None
-        self._programs: dict[Hashable, Compiled] = {}
+        self._programs: dict[Shape, Compiled] = {}
         self._step, self._place = 0, START
         self._batches: Prefetch | None = None
         self._failure: DlfbLabError | None = None
@@ -258,16 +258,22 @@ class StreamedTrainer:
                 ) from error
             check_room(run)
             known = self.plan.remainder and batch.rows == self.plan.remainder
-            cause = (
-                f"first batch of shape {_shapes(batch.tree)}" if first else f"a batch of shape {_shapes(batch.tree)}"
-            )
+            what = self._what_is_new(batch)
+            cause = f"first batch of {what}" if first else f"a batch of {what}"
             self._news.extend(compilation(program.name, took, cause, self._step, planned=bool(first or known)))
             if took is not None and not first and not known:
                 cost = perf_counter() - start
-                text = f"A batch of another shape came, {_shapes(batch.tree)}; compiling for it took {cost:.2g} s."
+                text = f"A batch of another {what.replace(' ', ' came: ', 1)}; compiling for it took {cost:.2g} s."
                 self._news.append(Notice(step=self._step, level="info", text=text))
         self._programs[shape] = run
         return run
+
+    def _what_is_new(self, batch: Batch) -> str:
+        """Returns the shapes of a batch; its dtypes, where such shapes have come before."""
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves((batch.tree, batch.counts))]
+        if any([shape for shape, _ in leaves] == shapes for _, leaves in self._programs):
+            return "dtype " + ", ".join(str(leaf.dtype) for leaf in jax.tree.leaves(batch.tree))
+        return f"shape {_shapes(batch.tree)}"
 
     def _as_it_is(
         self, state: PyTree, batch: PyTree, counts: Any, key: jax.Array, at: Any, begins: Any, hyper: Any
@@ -313,7 +319,10 @@ class StreamedTrainer:
         self.learner.release()
 
 
-def _shape(batch: Batch) -> Hashable:
+Shape = tuple[Hashable, tuple[tuple[tuple[int, ...], Any], ...]]
+
+
+def _shape(batch: Batch) -> Shape:
     """What a program is compiled for; computed for every step, so as little as will do."""
     leaves, treedef = jax.tree.flatten((batch.tree, batch.counts))
     return treedef, tuple([(leaf.shape, leaf.dtype) for leaf in leaves])

@@ -83,7 +83,8 @@ class Examined(NamedTuple):
     Attributes:
         losses: of each row of its batch, shape [rows]; None where rows have none of their own.
         gradients: names of the parameters whose gradient is not finite.
-        alone: whether the gradient of each row by itself is finite, shape [rows], bool; None where that was not tried.
+        alone: whether the gradient of each row by itself, or the state after a step with it, is finite, shape [rows],
+            bool; None where that was not tried.
     """
 
     losses: Array | None

@@ -7,6 +7,7 @@ another value, the function that uses it is the same object still. Its fingerpri
 from __future__ import annotations
 
 import dataclasses
+import dis
 import functools
 import inspect
 import sys
@@ -22,6 +23,7 @@ from dlfb_lab.models.model import Identity, hashable
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
+_READS_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 LARGEST_ARRAY = 1 << 20
 """Bytes of an array that are compared by value; larger ones count by identity."""
 
@@ -67,7 +69,7 @@ def _of(value: Any, seen: dict[int, int]) -> Hashable:
 
 
 def _of_function(function: FunctionType, seen: dict[int, int]) -> Hashable:
-    names = sorted(set(names_used(function.__code__)))
+    names = globals_used(function.__code__)
     used = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
     cells = [_cell(cell) for cell in function.__closure__ or ()]
     return (
@@ -115,9 +117,11 @@ def _constant(value: object) -> tuple[str, str]:
     return type(value).__name__, repr(shown)
 
 
-def names_used(code: CodeType) -> list[str]:
-    """Returns the names of globals and attributes that code uses, functions inside it included."""
-    return [*code.co_names, *(name for c in code.co_consts if isinstance(c, CodeType) for name in names_used(c))]
+@functools.lru_cache(4096)
+def globals_used(code: CodeType) -> tuple[str, ...]:
+    """Returns the sorted names of globals that code reads, functions inside it included."""
+    own = {step.argval for step in dis.get_instructions(code) if step.opname in _READS_GLOBAL}
+    return tuple(sorted(own.union(*(globals_used(c) for c in code.co_consts if isinstance(c, CodeType)))))
 
 
 def _cell(cell: Any) -> Any:

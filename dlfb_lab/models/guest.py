@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -83,6 +83,20 @@ class GuestFactory(Protocol):
 
         Raises:
             ModelError: the model fails on the data, or returns something else than one array with one row each.
+        """
+
+    def arrays(self) -> dict[str, Array]:
+        """Returns copies of all parameters and other variables, by the names that `Guest.keep` gives them.
+
+        Raises:
+            ModelError: the model finds them at its first call.
+        """
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Puts what `arrays` returned into the model.
+
+        Raises:
+            StoreError: it is that of another model; says what differs.
         """
 
     def make(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dlfb_lab.models.fingerprint import is_installed, names_used
+from dlfb_lab.models.fingerprint import globals_used, is_installed
 
 DEPTH = 6
 """How far names are followed: through functions, containers and attributes."""
@@ -140,7 +140,7 @@ def _within(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from zip(_last_names(value), value.__defaults__ or (), strict=False)
         yield from (value.__kwdefaults__ or {}).items()
         if not is_installed(value):
-            named = names_used(value.__code__)
+            named = globals_used(value.__code__)
             yield from ((key, value.__globals__[key]) for key in named if key in value.__globals__)
     elif isinstance(value, Mapping):
         yield from ((str(key), item) for key, item in value.items())

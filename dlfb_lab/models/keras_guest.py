@@ -115,6 +115,17 @@ class KerasFactory:
         """See `GuestFactory.outputs`; initial parameters come from Keras's random numbers, whatever the seed."""
         return self.single(self.forward(x), x)
 
+    def arrays(self) -> dict[str, Array]:
+        """See `GuestFactory.arrays`."""
+        if not self.model.built:
+            raise ModelError(f"The model {self.name} has no weights yet. Build it, or call it once.")
+        to_numpy = _keras().ops.convert_to_numpy
+        return {name: np.array(to_numpy(variable.value)) for name, variable in _weights(self.model).items()}
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """See `GuestFactory.load`."""
+        _assign(_weights(self.model), {name: a for name, a in arrays.items() if name.startswith("model/")})
+
     def make(
         self,
         *,
@@ -267,6 +278,7 @@ class KerasGuest:
 
     def keep(self) -> dict[str, Array]:
         """See `Guest.keep`: weights, what the optimizer holds, and random states."""
+        self._build()
         to_numpy = _keras().ops.convert_to_numpy
         states = enumerate(self._randomness.states if self._randomness else [])
         return {
@@ -276,25 +288,9 @@ class KerasGuest:
 
     def restore(self, kept: Mapping[str, Array]) -> None:
         """See `Guest.restore`."""
-        if not self._model.optimizer.built:
-            self._model.optimizer.build(self._model.trainable_variables)
+        self._build()
         variables = self._variables()
-        needed = {name for name in (*variables, *kept) if not name.startswith(("random/", "hyper/"))}
-        wrong = [
-            f"{name} is {'missing' if name in variables else 'not needed'}"
-            for name in sorted(needed)
-            if name not in kept or name not in variables
-        ]
-        wrong += [
-            f"{name} has shape {kept[name].shape}, not {tuple(variable.shape)}"
-            for name, variable in variables.items()
-            if name in kept and kept[name].shape != tuple(variable.shape)
-        ]
-        if wrong:
-            raise StoreError(f"The model or its optimizer is not the one that was saved: {shown(wrong)}.")
-        for name, variable in variables.items():
-            if name in kept:
-                variable.assign(kept[name].copy())
+        _assign(variables, {name: array for name, array in kept.items() if not name.startswith("random/")})
         if self._randomness:
             self._randomness.states = [to_tensor(kept[f"random/{i}"]) for i in range(len(self._randomness.states))]
 
@@ -314,15 +310,42 @@ class KerasGuest:
             raise ModelError(f"The `{name}` of {self.name} returned {sorted(found)}; it must return a `loss`, too.")
         return _scalars(found["loss"], found)
 
+    def _build(self) -> None:
+        if not self._model.optimizer.built:
+            self._model.optimizer.build(self._model.trainable_variables)
+
     def _variables(self) -> dict[str, Any]:
         """Returns weights, states of random numbers, and what the optimizer holds, by name."""
         optimizer = self._model.optimizer
         rate = getattr(optimizer, "_learning_rate", None)
-        # By number too: Keras counts on where a model is made again, and layers may share a name.
         return {
-            **{f"model/{i}/{v.name}": v for i, v in enumerate(self._model.variables)},
+            **_weights(self._model),
             **{"hyper/learning_rate" if v is rate else f"optimizer/{i}": v for i, v in enumerate(optimizer.variables)},
         }
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    """Returns a model's variables by name; by number too, since Keras counts on and layers may share a name."""
+    return {f"model/{i}/{v.name}": v for i, v in enumerate(model.variables)}
+
+
+def _assign(variables: dict[str, Any], arrays: Mapping[str, Array]) -> None:
+    needed = {name for name in (*variables, *arrays) if not name.startswith("hyper/")}
+    wrong = [
+        f"{name} is {'missing' if name in variables else 'not needed'}"
+        for name in sorted(needed)
+        if name not in arrays or name not in variables
+    ]
+    wrong += [
+        f"{name} has shape {arrays[name].shape}, not {tuple(variable.shape)}"
+        for name, variable in variables.items()
+        if name in arrays and arrays[name].shape != tuple(variable.shape)
+    ]
+    if wrong:
+        raise StoreError(f"The model or its optimizer is not the one that was saved: {shown(wrong)}.")
+    for name, variable in variables.items():
+        if name in arrays:
+            variable.assign(arrays[name].copy())
 
 
 def _targets(loss: str, outputs: Any, sample: Any) -> Callable[[Any], Any]:

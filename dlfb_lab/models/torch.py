@@ -90,6 +90,16 @@ class TorchFactory:
         """See `GuestFactory.outputs`; the parameters of lazy modules come from the seed."""
         return Forward(self, seed).outputs(x)
 
+    def arrays(self) -> dict[str, Array]:
+        """See `GuestFactory.arrays`."""
+        if self.parameter_count is None:
+            raise ModelError(f"Parameters of {self.name} have no shape yet. Call it once with inputs of a few rows.")
+        return module_arrays(self.module)
+
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """See `GuestFactory.load`."""
+        load_module(self.module, arrays)
+
     def make(
         self,
         *,

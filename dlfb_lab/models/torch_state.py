@@ -18,6 +18,9 @@ Arrays = Mapping[str, Array]
 NUMBER = ":number"
 """Ends the name of what is a plain number, or several, and no tensor."""
 
+LIST = ":list"
+"""Ends the name of a list, within which its items have their numbers."""
+
 
 def module_arrays(module: Any) -> dict[str, Array]:
     """Returns copies of a module's parameters and buffers; of buffers that it does not save itself as "buffers/…"."""
@@ -75,9 +78,14 @@ def load_optimizer(optimizer: Any, arrays: Arrays) -> None:
         kind, _, rest = name.partition("/")
         number, _, key = rest.partition("/")
         if kind == "optimizer":
-            state.setdefault(int(number), {})[key.removesuffix(NUMBER)] = _value(name, array)
+            *within, last = key.removesuffix(NUMBER).split("/")
+            held = state.setdefault(int(number), {})
+            for part in within:
+                held = held.setdefault(part, {})
+            held[last] = _value(name, array)
         elif kind == "hyper" and int(number) < len(groups):
             groups[int(number)][key.removesuffix(NUMBER)] = _value(name, array)
+    state = {number: _with_lists(values) for number, values in state.items()}
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (ValueError, RuntimeError, KeyError) as error:
@@ -113,8 +121,21 @@ def _flat(tree: Any, within: str) -> Iterator[tuple[str, Array]]:
             yield name, to_array(value)
         elif isinstance(value, Mapping):
             yield from _flat(value, name)
+        elif isinstance(value, list):
+            yield from _flat(dict(enumerate(value)), f"{name}{LIST}")
         elif _is_number(value):
             yield f"{name}{NUMBER}", np.asarray(value)
+
+
+def _with_lists(tree: Any) -> Any:
+    """Returns nested dicts with lists in the place of those that `_flat` made of them."""
+    if not isinstance(tree, dict):
+        return tree
+    found = {name: _with_lists(value) for name, value in tree.items()}
+    return {
+        name.removesuffix(LIST): [value[i] for i in sorted(value, key=int)] if name.endswith(LIST) else value
+        for name, value in found.items()
+    }
 
 
 def _is_number(value: Any) -> bool:

@@ -110,3 +110,12 @@ def test_things_that_hold_themselves_end() -> None:
     ring.append(ring)
     assert fingerprint(recursive) == fingerprint(recursive)
     assert fingerprint(ring) == fingerprint(ring)
+
+
+def test_an_attribute_is_no_global_that_has_its_name() -> None:
+    def of(rate: float) -> Any:
+        space = {"rate": rate}
+        exec("def step(options, x):\n    return options.rate * x", space)
+        return space["step"]
+
+    assert fingerprint(of(0.1)) == fingerprint(of(0.2))

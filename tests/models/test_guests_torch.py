@@ -15,6 +15,7 @@ from dlfb_lab.engine.task import Task
 from dlfb_lab.errors import ModelError, OptionError
 from dlfb_lab.models import torch as guests
 from dlfb_lab.models.guest import USUAL_RATE
+from dlfb_lab.models.torch_state import load_optimizer, optimizer_arrays
 from tests.clouds import RATE, STEPS, Array, clouds, expected_losses, torch_model
 
 torch = pytest.importorskip("torch")
@@ -465,3 +466,16 @@ def test_a_model_on_a_gpu_stays_there() -> None:
     assert (torch.cuda.get_rng_state() == before).all()
     assert trained.outputs(X).shape == (24, 2)
     assert next(model.parameters()).is_cuda
+
+
+def test_what_an_optimizer_keeps_in_lists_and_dicts_comes_back() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    held = {"factors": [torch.ones(2) * i for i in range(12)], "of": {"mean": torch.arange(3.0)}, "count": 7}
+    optimizer.state[parameter] = held
+    arrays = optimizer_arrays(optimizer)
+    optimizer.state.clear()
+    load_optimizer(optimizer, dict(sorted(arrays.items())))
+    found = optimizer.state[parameter]
+    assert [float(factor[0]) for factor in found["factors"]] == list(range(12))
+    assert found["of"]["mean"].tolist() == [0, 1, 2] and found["count"] == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -166,15 +167,19 @@ def test_a_large_state_is_looked_at_on_the_device(monkeypatch: pytest.MonkeyPatc
         "n": jnp.zeros((2,), int),
         "mask": jnp.full(2, -jnp.inf),
     }
+
+    def holding(state: Any) -> Any:
+        return SimpleNamespace(state=state)
+
     watch = Watch(["one", "two"])
     watch.begin(state, 5)
-    watch.arrays(6, state)
+    watch.arrays(6, holding(state))
     assert watch.finite_at == 6 and not watch.news()
-    watch.arrays(7, {**state, "a": state["a"].at[1, 2].set(jnp.nan)})
+    watch.arrays(7, holding({**state, "a": state["a"].at[1, 2].set(jnp.nan)}))
     assert not watch.over and [bad.text for bad in watch.news()] == [
         "The array a of two became NaN or infinite before step 7."
     ]
-    watch.arrays(8, {**state, "b": state["b"].at[0].set(jnp.inf)})
+    watch.arrays(8, holding({**state, "b": state["b"].at[0].set(jnp.inf)}))
     assert watch.over and watch.finite_at == 6
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -275,3 +277,42 @@ def test_parameters_of_zero_are_no_sigmoid() -> None:
     torch.nn.init.constant_(module.bias, 0.5)
     run = dlfb_lab.train(module, (SQUASHED_X, (SQUASHED_X[:, 0] > 0).astype(int)), epochs=1)
     assert not [notice for notice in run.record.notices if "sigmoid" in notice.text]
+
+
+def warned(run: Run) -> list[str]:
+    return [event.text for event in run.record.events if event.kind == "notice" and event.level == "warning"]
+
+
+def finite(module: Any) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
+
+
+def test_the_first_bad_step_of_a_guest_and_its_row_are_named(tmp_path: Path) -> None:
+    x = RNG.normal(size=(500, 8)).astype(np.float32)
+    y = x[:, 0].copy()
+    x[77] = 1e30
+    run = dlfb_lab.train(torch.nn.Linear(8, 1), (x, y), task="regression", optimizer="sgd", epochs=20, store=tmp_path)
+    assert run.diverged and run.status == "stopped" and finite(run.state)
+    assert re.search(r"the first bad step is \d+, batch \d+ of epoch 1", warned(run)[-1])
+    assert re.search(r"row 77\b", warned(run)[-1]) and "1e+30" in warned(run)[-1]
+
+
+def test_arrays_of_a_guest_that_become_nan_end_training(tmp_path: Path) -> None:
+    class Rooted(torch.nn.Module):  # type: ignore[misc]
+        """Has no gradient where its hidden values are zero."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = torch.nn.Linear(3, 4, bias=False), torch.nn.Linear(4, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.outer(torch.sqrt(torch.abs(self.inner(x))))
+
+    x = X.copy()
+    x[33] = 0
+    run = dlfb_lab.train(Rooted(), (x, X[:, 0]), task="regression", lr=1e-3, epochs=20, batch_size=16, store=tmp_path)
+    assert run.diverged and finite(run.state)
+    losses = run.history["train/loss"].to_numpy()
+    last = int(np.flatnonzero(np.isfinite(losses))[-1])
+    assert f"the first bad step is {last}," in warned(run)[-1] and "inner.weight" in warned(run)[-1]
+    assert "because of row 33." in warned(run)[-1]

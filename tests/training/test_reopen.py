@@ -308,3 +308,22 @@ def test_a_state_of_flax_is_one(tmp_path: Path) -> None:
     run = trained(tmp_path, state)
     again = dlfb_lab.open_run(run.id, tmp_path, model=state)
     same(run, again)
+
+
+@pytest.mark.guests("torch")
+def test_a_module_of_pytorch_is_given_again(tmp_path: Path) -> None:
+    import torch
+
+    def make() -> Any:
+        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3))
+
+    table = pd.DataFrame(X, columns=list("abcd")).assign(kind=KINDS)
+    run = trained(tmp_path, make(), table, target="kind", scale=True)
+    again = dlfb_lab.open_run(run.path, model=make())
+    new = table.drop(columns="kind")
+    np.testing.assert_array_equal(run.predict(new), again.predict(new))
+    assert again.evaluate(table) == pytest.approx(run.evaluate(table), rel=1e-6)
+    with pytest.raises(ModelError, match=r"2.weight has shape \(2, 8\)"):
+        dlfb_lab.open_run(run.path, model=torch.nn.Sequential(*make()[:2], torch.nn.Linear(8, 2))).predict(new)
+    with pytest.raises(ModelError, match="of the kind linen"):
+        dlfb_lab.open_run(run.path, model=nn.Dense(3)).predict(new)

@@ -163,7 +163,7 @@ def test_into_a_module_of_pytorch(tmp_path: Path) -> None:
         dlfb_lab.restore(run, into=small)
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
     assert "0.weight" in dlfb_lab.restore(run)
-    with pytest.raises(StoreError, match=r"\(torch\), cannot predict from its folder alone.*dlfb_lab.restore"):
+    with pytest.raises(StoreError, match=r"needs its model, of the kind torch. Make it as for training.*model=model"):
         dlfb_lab.open_run(run.path).predict(X)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from flax import nnx
 
 import dlfb_lab
 from dlfb_lab import journal
@@ -262,6 +263,11 @@ columns = ["train/loss", "valid/loss"]
 np.testing.assert_array_equal(first[columns].to_numpy(), second.loc[first.index, columns].to_numpy())
 for name, value in arrays(whole.state).items():
     np.testing.assert_array_equal(value, arrays(again.state)[name], err_msg=name)
+opened = dlfb_lab.open_run(again.path, model=make())
+np.testing.assert_array_equal(opened.predict(x), again.predict(x))
+restored = dlfb_lab.restore(again.path, into=make())
+for name, value in arrays(again.state).items():
+    np.testing.assert_array_equal(value, arrays(restored)[name], err_msg=name)
 print("the same")
 """
 
@@ -433,7 +439,9 @@ def test_another_optimizer_is_named_and_makes_a_fork(tmp_path: Path) -> None:
     assert not any("Changed" in event.text for event in same_again.record.notices)
     fork = dlfb_lab.train(Noisy(), (X, Y), optimizer=optax.sgd(0.5), **options, resume=f"{run.path}@20")
     assert fork.id != run.id
-    assert any("Changed: the optimizer's own numbers" in event.text for event in fork.record.notices)
+    said = [event.text for event in fork.record.notices]
+    assert any("Changed: the optimizer's own numbers" in text for text in said)
+    assert any("begins at step 20 and was to end at step 20" in text for text in said)
 
 
 def test_a_run_that_cannot_be_gone_on_with_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,3 +478,17 @@ def test_a_run_of_another_machine_is_gone_on_with_and_told_of(tmp_path: Path, mo
     writer.write_text(json.dumps({**json.loads(writer.read_text()), "host": "another machine"}))
     again = dlfb_lab.train(Noisy(), (X, Y), store=tmp_path, **OPTIONS, resume=run.id)
     assert any("was trained on another machine" in event.text for event in again.record.notices)
+
+
+def test_another_static_field_of_a_module_is_named(tmp_path: Path) -> None:
+    def net(rate: float) -> Any:
+        rngs = nnx.Rngs(0)
+        return nnx.Sequential(nnx.Linear(4, 6, rngs=rngs), nnx.Dropout(rate, rngs=rngs), nnx.Linear(6, 1, rngs=rngs))
+
+    options = {**OPTIONS, "steps": 20, "store": tmp_path}
+    run = dlfb_lab.train(net(0.1), (X, Y), **options)
+    saving.wait()
+    again = dlfb_lab.train(net(0.1), (X, Y), **options, resume=f"{run.path}@16")
+    assert not any("Changed" in event.text for event in again.record.notices)
+    other = dlfb_lab.train(net(0.2), (X, Y), **options, resume=f"{run.path}@16")
+    assert any("Changed: the code of the model" in event.text for event in other.record.notices)
