@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -65,19 +65,23 @@ class Selection:
         return self.sources[self.member or 0]
 
     @property
-    def _begin(self) -> str:
-        """What the names of the state's arrays begin with; that of a guest has no room of its own."""
+    def _begins(self) -> list[str]:
+        """What the names of the state's arrays begin with; that of a guest has no room of its own.
+
+        Of all members there are two, now and best, where some handed back their last state and others their best.
+        """
         manifest = self.found.checkpoint.manifest
         assert manifest is not None
-        begin = f"{self.source.which}/state/"
-        return begin if any(name.startswith(begin) for name in manifest.leaves) else f"{self.source.which}/"
+        used = {source.which for source in (self.sources if self.member is None else (self.source,))}
+        begins = [(f"{which}/state/", f"{which}/") for which in get_args(Which) if which in used]
+        return [long if any(name.startswith(long) for name in manifest.leaves) else short for long, short in begins]
 
     @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of each array of the state by its name in the state, without the axis of members."""
         manifest = self.found.checkpoint.manifest
         assert manifest is not None
-        begin, first = self._begin, 0 if self.member is None else 1
+        begin, first = self._begins[0], 0 if self.member is None else 1
         return {
             name.removeprefix(begin): (leaf.shape[first:], leaf.dtype)
             for name, leaf in manifest.leaves.items()
@@ -89,7 +93,8 @@ class Selection:
         """Names in the state of the arrays that have a NaN or an infinity, of any member."""
         manifest = self.found.checkpoint.manifest
         assert manifest is not None
-        return [n.removeprefix(self._begin) for n in manifest.not_finite if n.startswith(self._begin)]
+        found = [n.removeprefix(begin) for begin in self._begins for n in manifest.not_finite if n.startswith(begin)]
+        return list(dict.fromkeys(found))
 
     @property
     def of_model(self) -> bool:
@@ -113,27 +118,24 @@ class Selection:
         return ("state", name.removeprefix("extra/")) if first == "extra" else ("state", name.removeprefix(outer))
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, Array]]:
-        """Yields arrays of the state by their names, one after another, without the axis of members.
+        """Yields arrays of the state by their names, one after another; of one member without the axis of members.
 
         Raises:
             StoreError: one is not as the manifest says.
         """
-        begin = self._begin
-        for name, array in read(self.found.checkpoint, [begin + name for name in names]):
-            yield name.removeprefix(begin), array if self.member is None else array[self.member]
+        names, begins = list(dict.fromkeys(names)), self._begins
+        found = read(self.found.checkpoint, [begin + name for name in names for begin in begins])
+        best = np.array([source.which == "best" for source in self.sources])
+        for name in names:
+            array = next(found)[1]
+            if len(begins) > 1:
+                array = np.where(best.reshape(-1, *[1] * (array.ndim - 1)), next(found)[1], array)
+            yield name, array if self.member is None else array[self.member]
             del array
 
     def all_members(self) -> Iterator[tuple[str, Array]]:
         """Yields the arrays of the state with the axis of members, each from where its state is."""
-        if self.member is None or len({source.which for source in self.sources}) == 1:
-            begin = self._begin
-            for name, array in read(self.found.checkpoint, [begin + name for name in self.shapes]):
-                yield name.removeprefix(begin), array
-            return
-        best = np.array([source.which == "best" for source in self.sources])
-        for name in self.shapes:
-            (_, now), (_, then) = read(self.found.checkpoint, [f"now/state/{name}", f"best/state/{name}"])
-            yield name, np.where(best.reshape(-1, *[1] * (now.ndim - 1)), then, now)
+        yield from replace(self, member=None).arrays(self.shapes)
 
 
 def select(found: Found, record: Record, which: Which | None = None, member: int | str | None = None) -> Selection:
@@ -173,9 +175,10 @@ def select(found: Found, record: Record, which: Which | None = None, member: int
         for i in range(count)
     )
     index = None if not names or member == "all" else _index(names, member, found.who, scores.best_member(restored))
-    source = sources[index or 0]
-    said = f"step {source.step:,}"
-    if source.which == "best" and record.started is not None:
+    chosen = sources if index is None else sources[index : index + 1]
+    steps = sorted({source.step for source in chosen})
+    said = f"step {steps[0]:,}" if len(steps) == 1 else f"steps {steps[0]:,} to {steps[-1]:,}"
+    if any(source.which == "best" for source in chosen) and record.started is not None:
         said += f", where {record.started.monitor} was best"
     if index is not None:
         said += (

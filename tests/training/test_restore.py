@@ -474,3 +474,37 @@ def test_saved_on_four_devices_and_restored_on_one_and_the_other_way(tmp_path: P
         here = dlfb_lab.restore(f"{path}@10")
         assert [np.asarray(a).tolist() for a in jax.tree.leaves(here)] == early
     assert journal.list_runs(tmp_path)
+
+
+# --- all members at once
+
+
+@pytest.mark.parametrize("rates", ["0.001,0.3", "0.01,5,0.05"], ids=["best and last", "diverged"])
+def test_all_members_are_what_each_of_them_is(rates: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.numpy import load_file
+
+    from dlfb_lab.engine import saved
+
+    options = {"optimizer": "sgd", "lr": None, "sweep": f"lr={rates}", "early_stop": "loss:50", "steps": 200}
+    run = trained(tmp_path, Noisy(), **options)
+    every = saved.selected(run, None, "restore", member="all")
+    assert {source.which for source in every.sources} == {"now", "best"}
+    together = dlfb_lab.restore(run, member="all")
+    path = dlfb_lab.export(run, tmp_path / "all.safetensors", member="all")
+    steps = sorted(source.step for source in every.sources)
+    assert f"steps {steps[0]} to {steps[-1]}, where valid/loss was best;" in capsys.readouterr().out
+    exported = load_file(path)
+    not_finite: set[str] = set()
+    for i in range(len(run.members)):
+        one = dlfb_lab.restore(run, member=i)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(one))
+        same(jax.tree.map(lambda array, i=i: array[i], together), one)
+        for name in ("Dense_0/kernel", "Dense_1/bias"):
+            layer, _, leaf = name.partition("/")
+            np.testing.assert_array_equal(exported[name][i], one[layer][leaf])
+        selection = saved.selected(run, None, "restore", member=i)
+        not_finite |= set(selection.not_finite)
+        assert every.shapes == {
+            name: ((len(run.members), *shape), dtype) for name, (shape, dtype) in selection.shapes.items()
+        }
+    assert set(every.not_finite) == not_finite and bool(not_finite) == ("5" in rates.split(","))
