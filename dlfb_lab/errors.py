@@ -11,6 +11,9 @@ import os
 import traceback
 from collections.abc import Iterable
 
+FAILURES = (Exception, SystemExit)
+"""What the user's own code may raise and does not mean for us: all but an interrupt."""
+
 
 class DlfbLabError(Exception):
     """Base of all errors of this package."""

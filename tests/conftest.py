@@ -2,10 +2,31 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+COMPILED = {
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets all processes of this test session compile a program once: before JAX is imported, and workers start."""
+    if not hasattr(config, "workerinput"):
+        COMPILED["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dlfb-compiled-")
+        os.environ.update(COMPILED)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Removes what was compiled."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(COMPILED["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,7 +51,7 @@ def no_checkpoints() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_kept_programs() -> Iterator[None]:
-    """Lets tests, and the kernels that they start, compile what they test, whatever the user's cache holds."""
+    """Keeps tests, and the kernels that they start, from the user's own folder of compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DLFB_CACHE", "off")
         yield

@@ -169,7 +169,7 @@ def _restored(
     guest = started.model_kind in GUESTS
     loss, metrics, refusal = _scoring(told, task, replace(given, loss=None) if guest else given)
     if guest and told["loss"]["own"]:
-        refusal = f"the loss `{told['loss']['name']}` is not one of ours, and is computed where the model is trained"
+        refusal = f"the loss `{told['loss']['name']}` belongs to the model's framework, which computes it in training"
     if guest:
         trained = _guest(adapted, model, part, selection, Scorer(task, loss, metrics, tuple(told["target_shape"])))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any, get_args
@@ -21,6 +21,8 @@ from dlfb_lab.engine.optimizers import Optimizer
 from dlfb_lab.engine.task import Task
 from dlfb_lab.errors import OptionError
 from dlfb_lab.models.transfer import freeze
+
+MOST_SEEDS = 10_000
 
 OF_OPTIMIZER = ("schedule", "warmup", "weight_decay", "decay_mask", "clip", "accumulate")
 
@@ -116,7 +118,9 @@ def optimizer_of(r: TrainRequest, model: Any, kind: str, steps_total: int) -> tu
 
 
 def _frozen(optimizer: Optimizer, patterns: Any) -> Optimizer:
-    given = tuple([patterns] if isinstance(patterns, str) else patterns)
+    given = (patterns,) if isinstance(patterns, str) else tuple(patterns) if isinstance(patterns, Iterable) else ()
+    if not given or not all(isinstance(pattern, str) for pattern in given):
+        raise OptionError(f"--freeze {patterns}: give patterns of parameter paths, such as 'encoder/*'.")
 
     def make(hyper: Any) -> Any:
         return freeze(optimizer.make(hyper), given)
@@ -146,6 +150,8 @@ def members(r: TrainRequest, chosen: Sequence[Optimizer | None]) -> tuple[Member
     name = sweeps.parse_sweep(r.sweep)[0] if r.sweep is not None else ""
     if seeds is None and not name:
         return ()
+    if seeds is not None and seeds > MOST_SEEDS:
+        raise OptionError(f"--seeds {seeds:,}: at most {MOST_SEEDS:,} are trained at once.")
     if seeds == 1 and not name:
         raise OptionError("--seeds 1: that is one model, as without --seeds. Give 2 or more.")
     if any(isinstance(one.lr, str) and one.lr == "find" for one in swept(r)):
@@ -229,7 +235,9 @@ def on_nan(r: TrainRequest, kind: str, optimizer: Optimizer | None) -> OnNan:
         raise OptionError(f"--on-nan {r.on_nan}: there are {', '.join(known)}.")
     if r.on_nan == "rollback":
         why = ""
-        if kind != "model" or optimizer is None or "lr" not in optimizer.hyper:
+        if kind != "model":
+            why = "the model runs its own step, whose learning rate is not ours to change. Leave it out"
+        elif optimizer is None or "lr" not in optimizer.hyper:
             why = "the learning rate cannot be made smaller from here. Give --optimizer by name, or --on-nan stop"
         elif r.sweep is not None and r.sweep.startswith("lr"):
             why = "the members of a sweep over lr have a rate each. Leave one out"

@@ -50,7 +50,7 @@ def tell(raw: Sequence[Any], items: Sequence[Any], *, ended: bool, batch_size: i
     rows = rows_of(items[0])
     if rows is None:
         # An image beside a one-hot class, for example.
-        return _of_different_lengths(raw, items, ended) if whole else Kind(False)
+        return _of_different_lengths(raw, items, ended, batch_size) if whole else Kind(False)
     lone = len(leaves) == 1
     if lone and leaves[0].ndim == 1:
         return Kind(False)
@@ -68,7 +68,7 @@ def tell(raw: Sequence[Any], items: Sequence[Any], *, ended: bool, batch_size: i
     )
 
 
-def _of_different_lengths(raw: Sequence[Any], items: Sequence[Any], ended: bool) -> Kind | None:
+def _of_different_lengths(raw: Sequence[Any], items: Sequence[Any], ended: bool, batch_size: int | None) -> Kind | None:
     if len(items) == 1:
         # Nothing to stack it with.
         return Kind(True) if ended else None
@@ -84,4 +84,10 @@ def _of_different_lengths(raw: Sequence[Any], items: Sequence[Any], ended: bool)
     same = all(column[i].shape == columns[0][i].shape for column in columns for i in moving)
     if same and len(items) < MOST_ITEMS and not ended:
         return None
-    return Kind(not same)
+    if not same or batch_size is not None:
+        return Kind(not same)
+    return Kind(
+        True,
+        f"Each item of the data ({described(items[0])}) was read as a batch. If it is a single example, say how many "
+        "make a batch: --batch-size N.",
+    )

@@ -118,8 +118,17 @@ def is_listed(data: Any) -> bool:
     if not isinstance(data, list) or not data or isinstance(data[0], PLAIN):
         return False
     if len(data) == 2 and not all(isinstance(item, Mapping) for item in data):
+        if all(isinstance(item, list) and _is_pair(item) for item in data):
+            return True
         return all(isinstance(item, tuple) and any(map(_has_rows, item)) for item in data)
     return not isinstance(data[0], list) or any(is_array(part) for part in data[0])
+
+
+def _is_pair(item: list[Any]) -> bool:
+    """Whether a list is inputs and targets of a batch; rows of inputs would all have one shape."""
+    if len(item) != 2 or not all(is_array(part) and len(part.shape) for part in item):
+        return False
+    return tuple(item[0].shape) != tuple(item[1].shape) and item[0].shape[0] == item[1].shape[0]
 
 
 def _has_rows(part: Any) -> bool:

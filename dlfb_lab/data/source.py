@@ -106,9 +106,9 @@ def inputs_array(values: Any, what: str) -> Array:
         try:
             array = np.asarray(array).astype(np.float64)
         except (TypeError, ValueError):
+            seen = f" (for example {np.asarray(array).reshape(-1)[0]!r})" if array.size else ""
             raise DataError(
-                f"{what} holds {array.dtype} values, not numbers (for example {array[:1].reshape(-1)[0]!r}). "
-                "Turn them into numbers first."
+                f"{what} holds {array.dtype} values, not numbers{seen}. Turn them into numbers first."
             ) from None
     if array.ndim == 0:
         raise DataError(f"{what} is a single number ({array}); it needs one row per example.")

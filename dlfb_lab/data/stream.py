@@ -319,7 +319,7 @@ def _read(items: Items, number: int, seed: int, state: str | None = None) -> Gen
         if state is not None:
             states.enter(iterator, state)
         # Not in a `for`, which would ask for the iterator again: some begin anew then.
-        while (item := next(iterator, END)) is not END:
+        while (item := _next(iterator)) is not END:
             # A copy, for whoever made the item may fill the same arrays again while it waits.
             arrays = jax.tree.map(_own, on_host(item, f"Item {count} of the {items.name}"))
             yield item, arrays, states.of(iterator)
@@ -335,6 +335,14 @@ def _read(items: Items, number: int, seed: int, state: str | None = None) -> Gen
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def _next(iterator: Iterator[Any]) -> Any:
+    try:
+        return next(iterator, END)
+    except GeneratorExit as error:
+        # Raised by the iterator itself; it does not mean that this generator is to be closed.
+        raise RuntimeError("it raised GeneratorExit") from error
 
 
 def _own(leaf: Any) -> Any:

@@ -193,7 +193,10 @@ class Replay:
             step, watch = begun, Watch(())
             watch.begin(trainer.state, begun)
             while step < finite_at and goes_on():
-                step += len(trainer.run(min(finite_at - step, trainer.most(step)), goes_on))
+                values = trainer.run(min(finite_at - step, trainer.most(step)), goes_on)
+                if not np.isfinite(values[..., 0]).all():
+                    return  # it is not what was trained
+                step += len(values)
             while step < until and goes_on():
                 before = trainer.held()
                 values = trainer.run(1, goes_on)

@@ -69,7 +69,8 @@ class GuestTrainer:
 
     def restart(self, snapshot: Snapshot | None) -> None:
         """See `Replaying`."""
-        best = self._best
+        best, self._failure = self._best, None
+        self.epoch_over = self.exhausted = False
         if self._batches is not None:
             self._batches.close()
         if snapshot is not None:

@@ -29,11 +29,26 @@ from dlfb_lab.engine.resident import ResidentTrainer
 from dlfb_lab.engine.snapshot import Checkpointer, Never, Snapshot
 from dlfb_lab.engine.streamed import StreamedTrainer
 from dlfb_lab.engine.trainer import Replaying, Trained, Trainer
-from dlfb_lab.errors import DataError, one_line
-from dlfb_lab.events import Baseline, Evaluation, Event, FloatBlock, Losses, Notice, RateTest, RunStarted, Status
+from dlfb_lab.errors import FAILURES, DlfbLabError, one_line
+from dlfb_lab.events import (
+    Baseline,
+    CheckpointSaved,
+    Evaluation,
+    Event,
+    FloatBlock,
+    Losses,
+    Notice,
+    RateTest,
+    RunStarted,
+    Status,
+)
 
 PATIENCE_S = 0.2
 """A run that was told to stop still takes its last evaluation if that is quicker than this."""
+
+
+FIND_SHARE = 0.25
+"""Of a time box: the most that looking for a learning rate takes."""
 
 
 def make_trainer(experiment: Experiment, plan: Plan) -> Trainer:
@@ -132,6 +147,7 @@ class _Training:
         self.restored = False
         # Until there is a checkpoint of its own: what a replay would have to begin with.
         self.begun_with: Snapshot | None = None
+        self.begun_at = 0
         self.state_step: int | None = None
 
     def started(self, run_id: str, parent: str, parent_step: int) -> RunStarted:
@@ -172,6 +188,7 @@ class _Training:
         self.begun_with = snapshot
         if snapshot is not None:
             place = snapshot.place
+            self.begun_at = int(place["step"])
             self.step = self.saved_at = int(place["step"])
             self.epochs, self.evaluated_at = int(place["epochs"]), int(place["evaluated_at"])
             self.diverged, self.metrics = bool(place["diverged"]), dict(snapshot.metrics)
@@ -193,7 +210,12 @@ class _Training:
             }
             metrics = self.metrics if self.evaluated_at == step else {}
             self.checkpointer.save(Snapshot(found.arrays, place, metrics, perf_counter() - start))
-            self.begun_with = None
+
+    def _saved(self) -> Iterator[Event]:
+        for event in self.checkpointer.news():
+            if isinstance(event, CheckpointSaved):
+                self.begun_with = None
+            yield event
 
     def _goes_on(self) -> bool:
         self.control.look()
@@ -228,12 +250,15 @@ class _Training:
                     self.trainer.ahead(begun[0])
                 yield from self._report(pending)
                 yield from memory.look(self.step)
-                yield from self.checkpointer.news()
+                yield from self._saved()
             if begun is None and reason is not None and save and not self._scheduled():
                 # An evaluation that only the ending calls for is none that an undisturbed run has.
                 self._save()
             if evaluate:
-                yield from self._evaluation()
+                try:
+                    yield from self._evaluation()
+                except DlfbLabError as error:
+                    yield self._survived(error)
                 yield from self.trainer.news(self.step)
                 reason = self._reason_to_end()
             if begun is None and self.saved_at != self.step and (save or self._save_due(reason)):
@@ -250,14 +275,10 @@ class _Training:
             count, start = begun or (self._next_count(pace), perf_counter())
             try:
                 values = self.trainer.run(count, self._undisturbed)
-            except Exception as error:
+            except (*FAILURES, KeyboardInterrupt) as error:
                 if pending:
                     yield from self._report(pending)
-                if not isinstance(error, DataError) or self.step == 0:
-                    raise
-                # What was learned so far is not lost for a batch that cannot be had.
-                self.failure = str(error)
-                yield Notice(step=self.step, level="warning", text=f"{error} What was learned before is kept.")
+                yield self._survived(error)
                 continue
             self.last_dispatch_s = perf_counter() - start
             self.trained_s += self.last_dispatch_s
@@ -274,9 +295,21 @@ class _Training:
                     yield from self._report(pending)
                 yield event
 
+    def _survived(self, error: BaseException) -> Notice:
+        """Ends training with what was learned, where a batch or the user's code fails later than at the first step.
+
+        Raises:
+            BaseException: the error, where nothing was learned yet, or it is nobody's sentence.
+        """
+        if not isinstance(error, DlfbLabError) or self.step == 0:
+            raise error
+        self.failure = str(error)
+        return Notice(step=self.step, level="warning", text=f"{error} What was learned before is kept.")
+
     def _find_rate(self) -> Iterator[Event]:
         """Tries learning rates from the run's own start, and takes the best."""
-        trainer = self.trainer
+        trainer, box_s = self.trainer, self.experiment.timebox_s
+        until_s = None if box_s is None else self.clock.elapsed_s + FIND_SHARE * box_s
         assert isinstance(trainer, ResidentTrainer) and self.experiment.optimizer is not None
         start = perf_counter()
         trainer.keep()
@@ -287,7 +320,8 @@ class _Training:
             return trainer.try_rate(rate)
 
         try:
-            found = rates.find_rate(loss_at, self.experiment.optimizer.hyper["lr"])
+            usual = self.experiment.optimizer.hyper["lr"]
+            found = rates.find_rate(loss_at, usual, lambda: until_s is None or self.clock.elapsed_s < until_s)
         except Abandoned:
             return
         finally:
@@ -389,13 +423,15 @@ class _Training:
             step_s = self.trained_s / max(1, self.step)
             try:
                 snapshot = self.checkpointer.last() or self.begun_with
-                yield from replay.run(
-                    snapshot,
-                    self.watch.finite_at,
-                    self.step,
-                    step_s,
-                    lambda: self._goes_on() and not self.clock.over(0.0),
-                )
+                # What began from another run's state does not begin again from its own start.
+                if snapshot is not None or not self.begun_at:
+                    yield from replay.run(
+                        snapshot,
+                        self.watch.finite_at,
+                        self.step,
+                        step_s,
+                        lambda: self._goes_on() and not self.clock.over(0.0),
+                    )
             except Exception as error:  # a diagnosis must not cost what was learned
                 text = f"The first bad step was not found by repeating them: {one_line(error)}"
                 yield Notice(step=self.step, level="info", text=text)

@@ -58,6 +58,23 @@ def device_memory(device: Any, step: int) -> DeviceMemory:
     return replace(about, **known, preallocated=device.platform == "gpu" and _preallocates())
 
 
+def check_parameters(count: int, members: int) -> None:
+    """Refuses parameters that take more memory than the device has left.
+
+    Args:
+        count: scalars of one member, taken to be float32.
+        members: trained at once; 0 for one model.
+
+    Raises:
+        ModelError: what they need, and what is free.
+    """
+    needed, free = 4.0 * count * max(1, members), free_bytes(jax.local_devices()[0])
+    if needed > free:
+        whose = f"The parameters of {members:,} members" if members else "The parameters"
+        advice = "Say fewer --seeds or values of --sweep" if members else "Take a smaller model"
+        raise ModelError(f"{whose} take {needed / 1e9:.3g} GB, and {max(free, 0) / 1e9:.3g} GB are free. {advice}.")
+
+
 def check_room(program: Any) -> None:
     """Refuses a compiled program that needs more memory than its device has left.
 
@@ -72,8 +89,8 @@ def check_room(program: Any) -> None:
     free = free_bytes(jax.local_devices()[0])
     if needed > free:
         raise ModelError(
-            f"A training step needs {needed / 1e9:.3g} GB beside data and state, and {free / 1e9:.3g} GB are free. "
-            "Take a smaller --batch-size, --remat or --precision bf16."
+            f"A training step needs {needed / 1e9:.3g} GB beside data and state, and {max(free, 0) / 1e9:.3g} GB are "
+            "free. Take a smaller --batch-size, --remat or --precision bf16."
         )
 
 

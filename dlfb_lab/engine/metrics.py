@@ -292,6 +292,8 @@ def choose(metrics: Iterable[str | Callable[..., Any]] | None, task: Task) -> tu
     """
     if metrics is None:
         return tuple(METRICS[name] for name in USUAL[task.kind])
+    if not isinstance(metrics, Iterable):
+        raise OptionError(f"--metrics {metrics}: give names such as accuracy,f1, or functions of (y_true, y_pred).")
     chosen: dict[str, Metric] = {}
     for wanted in metrics:
         metric = _own(wanted) if callable(wanted) else _named(wanted, task)

@@ -13,6 +13,7 @@ import optax
 from dlfb_lab.engine import losses
 from dlfb_lab.engine.experiment import Experiment, Plan, debugging, family, mode_of
 from dlfb_lab.engine.losses import Loss
+from dlfb_lab.engine.memory import check_parameters
 from dlfb_lab.engine.optimizers import Optimizer
 from dlfb_lab.engine.programs import Program, shapes
 from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, nearest, one_line
@@ -81,6 +82,7 @@ def _plan_model(experiment: Experiment, batch: PyTree) -> dict[str, Any]:
         )
     if experiment.init_from is not None:
         transfer(experiment.init_from, params)
+    check_parameters(_count(params), len(experiment.members))
     _check_optimizer(model.key, optimizer, params)
     assert not isinstance(experiment.loss, Loss)
     plain = losses.choose(experiment.loss, task, output.shape)

@@ -42,13 +42,20 @@ class RateFound:
 
 
 def find_rate(
-    run_step: Callable[[float], float], usual: float, *, low: float = LOW, high: float = HIGH, count: int = COUNT
+    run_step: Callable[[float], float],
+    usual: float,
+    goes_on: Callable[[], bool] = lambda: True,
+    *,
+    low: float = LOW,
+    high: float = HIGH,
+    count: int = COUNT,
 ) -> RateFound:
     """Tries rates that rise by equal factors, one a step (Smith 2017, "Cyclical learning rates", section 3.3).
 
     Args:
         run_step: trains one step at a rate, on a batch of its own, and returns the loss before the update.
         usual: the rate to take where the test says nothing.
+        goes_on: asked before each step whether there is time for it.
         low: the first rate.
         high: the last rate, unless training breaks down before.
         count: steps at most.
@@ -57,6 +64,8 @@ def find_rate(
     losses: list[float] = []
     average, best, broken = 0.0, math.inf, math.inf
     for step, rate in enumerate(rates, 1):
+        if not goes_on():
+            break
         losses.append(run_step(float(rate)))
         average = MEMORY * average + (1 - MEMORY) * losses[-1]
         # As in Adam: at the start the average is of fewer losses.
@@ -70,6 +79,10 @@ def find_rate(
     chosen, reason = _chosen(
         rates, tried if broken == math.inf else tried[:-1], broken, usual, count / math.log10(high / low)
     )
+    if len(tried) < count and broken == math.inf:
+        reason = (
+            f"Time allowed {len(tried):,} of {count:,} rates, up to {rates[-1] if len(tried) else low:.1g}. {reason}"
+        )
     return RateFound(rates.astype(np.float32), tried.astype(np.float32), chosen, reason)
 
 

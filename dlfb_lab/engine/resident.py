@@ -180,6 +180,7 @@ class ResidentTrainer:
         if before is not None and before.fused:
             self._ask(before.asks)
             self._fused, took = compiled(self._fused_program, self._carry, *self._rest, *self._counted(1))
+            check_room(self._fused)
             yield from compilation(self._fused_program.name, took, why)
         else:
             self._single, took = compiled(self._single_program, self._carry, *self._rest)

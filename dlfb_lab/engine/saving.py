@@ -34,8 +34,8 @@ FIRST_S, NEXT_S, BETTER_S = 15.0, 5.0, 1.0
 BYTES_PER_S = 5e8
 """How fast a state is taken to be saved, before that has been measured."""
 
-SLIGHT = 0.03
-"""Of the time between two checkpoints: what it may cost to wait for each."""
+SLIGHT, LARGE = 0.03, 0.25
+"""Of the time between two checkpoints: each is waited for that takes less than the one, or more than the other."""
 
 MUCH_BYTES = 5e9
 """Checkpoints that take more together are worth a word beforehand."""
@@ -187,9 +187,9 @@ class Saver:
         trained_s = monotonic() - (self._went_on_s or self._began_s)
         self._wait()
         self._submit(snapshot)
-        if self._asked.every_steps is not None and not SLIGHT * trained_s < self._cost_s < trained_s:
-            # Where waiting costs next to nothing, or the next one would wait all the same, no more than what lies
-            # between two checkpoints is ever trained again.
+        if self._asked.every_steps is not None and not SLIGHT * trained_s < self._cost_s < LARGE * trained_s:
+            # Where waiting costs next to nothing, or much would be trained meanwhile that a crash could lose, no more
+            # than what lies between two checkpoints is ever trained again.
             self._wait()
         self._went_on_s = monotonic()
 

@@ -107,7 +107,8 @@ class StreamedTrainer:
 
     def restart(self, snapshot: Snapshot | None) -> None:
         """See `Replaying`."""
-        e, best = self.experiment, self._best
+        e, best, self._failure = self.experiment, self._best, None
+        self.epoch_over = self.exhausted = False
         if self._batches is not None:
             self._batches.close()
         if snapshot is not None:

@@ -110,7 +110,7 @@ class Task:
             unknown = np.flatnonzero(number < 0)
         if len(unknown):
             raise DataError(
-                f"{what} holds the class {flat.tolist()[unknown[0]]!r}; "
+                f"{what} {'hold' if what.endswith('s') else 'holds'} the class {flat.tolist()[unknown[0]]!r}; "
                 f"the known classes are {', '.join(self.classes)}."
             )
         return np.asarray(number, np.int32)

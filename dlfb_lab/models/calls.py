@@ -151,8 +151,9 @@ def check_taken(arguments: Mapping[str, Any], *calls: Call | None) -> None:
     for name in arguments:
         if not any(name in call.named for call in given):
             known = [slot for call in given for slot in call.slots]
+            take = "take" if len(given) > 1 else "takes"
             raise OptionError(
-                f"--args: {' and '.join(call.who for call in given)} take no argument `{name}`.{nearest(name, known)}"
+                f"--args: {' and '.join(call.who for call in given)} {take} no argument `{name}`.{nearest(name, known)}"
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
+from dlfb_lab.errors import FAILURES, DlfbLabError, ModelError, OptionError, one_line
 from dlfb_lab.models.calls import Call, by_name, check_taken
 from dlfb_lab.models.holders import Holder, holders
 from dlfb_lab.models.model import PyTree
@@ -129,8 +129,11 @@ class HostStep:
             return returned
         except DlfbLabError:
             raise
-        except Exception as error:
-            raise ModelError(f"{call.who} failed. {one_line(error)}") from error
+        except FAILURES as error:
+            filled = ""
+            if len(call.slots) > 1 and call.who not in self._takes_tensors:
+                filled = f" No --state was given, so that {' and '.join(call.slots)} were filled from the batch."
+            raise ModelError(f"{call.who} failed. {one_line(error)}.{filled}") from error
 
 
 def _tensors(batch: PyTree) -> PyTree:

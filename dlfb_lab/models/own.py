@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlfb_lab.errors import DlfbLabError, ModelError, OptionError, one_line
+from dlfb_lab.errors import FAILURES, DlfbLabError, ModelError, OptionError, one_line
 from dlfb_lab.models.calls import Call, by_name, check_taken, raw
 from dlfb_lab.models.fingerprint import fingerprint
 from dlfb_lab.models.forms import Form, is_array, is_number, is_weak, settled, strong
@@ -261,7 +261,12 @@ def _called(way: Way, carried: Carried, batch: PyTree, rng: jax.Array) -> Any:
         return call(way.state.whole(carried.state), batch, key, way.arguments.whole(carried.arguments))
     except DlfbLabError:
         raise
-    except Exception as error:
+    except FAILURES as error:
+        if "Non-hashable static" in str(error):
+            raise ModelError(
+                f"{call.who} was given an array or a list for an argument that it declares static. Give Python's "
+                "numbers, texts or tuples: --args dict(NAME=…)."
+            ) from error
         raise ModelError(f"{call.who} failed. {one_line(error)}") from error
 
 

@@ -550,3 +550,31 @@ def test_a_step_of_ones_own_takes_any_batch() -> None:
     with pytest.raises(DataError, match="whose arrays have different lengths: it cannot be joined"):
         joined(tree_stream(graphs))
     assert tree_stream(examples(), batch_size=5).first["label"].shape == (5,)
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), ValueError("late")])
+def test_whatever_an_iterator_raises_in_its_thread_is_a_sentence(error: BaseException) -> None:
+    def failing() -> Iterator[Any]:
+        yield X[:4], Y[:4]
+        raise error
+
+    stream = data.read(failing, apart=True)
+    assert isinstance(stream, Stream) and stream.reader is not None
+    with pytest.raises(DataError, match=f"failed at item 1: .*{type(error).__name__}"):
+        stream.reader.call(lambda: list(stream.epoch(0, 0)))
+    stream.close()
+
+
+def test_a_list_of_two_batches_is_read_as_one_of_three() -> None:
+    for count in (2, 3):
+        stream = data.read([[X[i : i + 3], Y[i : i + 3]] for i in range(count)])
+        assert isinstance(stream, Stream) and stream.batches == count
+    assert not isinstance(data.read([X.tolist(), Y.tolist()]), Stream)
+
+
+def test_texts_in_place_of_numbers_are_told() -> None:
+    with pytest.raises(DataError, match="not numbers .*for example"):
+        data.read((["a", "b"], [0, 1]))
+    with pytest.raises((DataError, OptionError)) as found:
+        data.read(["a", "b"])
+    assert len(str(found.value)) < 300

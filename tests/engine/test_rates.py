@@ -151,3 +151,11 @@ def test_the_chosen_rate_trains_nearly_as_well_as_the_best_of_many(problem: str,
     best = min(training.trained(rate) for rate in 10.0 ** np.arange(-6.0, 1.0, 0.5))
     assert best < start / 2
     assert start - training.trained(training.find()) > 0.8 * (start - best)
+
+
+def test_where_time_is_up_it_chooses_from_what_was_tried() -> None:
+    left = iter([True] * 30)
+    found = find_rate(script(valley, 0.0), 1e-3, lambda: next(left, False))
+    assert len(found.rates) == 30 and found.chosen == 1e-3
+    assert found.reason.startswith("Time allowed 30 of 200 rates, up to 1e-05.")
+    assert find_rate(script(valley, 0.0), 1e-3, lambda: False).chosen == 1e-3

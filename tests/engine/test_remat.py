@@ -68,7 +68,8 @@ def applied(module: nn.Module) -> Any:
 def assert_same(a: Any, b: Any) -> None:
     for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert (u.shape, u.dtype) == (v.shape, v.dtype)
-        np.testing.assert_allclose(u, v, rtol=1e-4, atol=1e-5)
+        # Through many layers, processors that sum in another order differ in the fourth digit.
+        np.testing.assert_allclose(u, v, rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize(

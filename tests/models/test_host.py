@@ -50,7 +50,7 @@ def test_what_cannot_be_done_is_said() -> None:
         own.outputs(X)
     with pytest.raises(OptionError, match="--eval-step"):
         own.evaluate((X, Y))
-    with pytest.raises(OptionError, match="take no argument `rat`"):
+    with pytest.raises(OptionError, match="takes no argument `rat`"):
         HostStep(stepping(), arguments={"rat": 1})
 
 

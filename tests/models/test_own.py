@@ -522,7 +522,7 @@ def test_static_arguments_by_position() -> None:
 
 
 def test_unknown_arguments_are_refused() -> None:
-    with pytest.raises(OptionError, match=r"take no argument `graf`"):
+    with pytest.raises(OptionError, match=r"--step `plain_step` takes no argument `graf`"):
         own_step(plain_step, train_state(), BATCHES[0], arguments={"graf": 1})
     with pytest.raises(OptionError, match=r"give a dict by name"):
         own_step(plain_step, train_state(), BATCHES[0], arguments=[1])  # type: ignore[arg-type]

@@ -502,11 +502,10 @@ def test_a_state_that_changes_while_it_runs_ends_the_run_with_a_message() -> Non
         state = {"count": state["count"] + 1, "w": state["w"]}
         return ({**state, "late": 0} if count == 3 else state), float(batch[1].mean())
 
-    with pytest.raises(ModelError, match="another structure: it has late besides"):
-        dlfb_lab.train((X, Y), step=step, state={"count": 0, "w": np.zeros(2)}, epochs=1, batch_size=8)
-    failed = dlfb_lab.runs()[-1]
-    assert failed.status == "failed"
-    assert failed.record.step == 3, "the losses before it are kept"
+    run = dlfb_lab.train((X, Y), step=step, state={"count": 0, "w": np.zeros(2)}, epochs=1, batch_size=8)
+    assert run.status == "stopped" and run.record.step == 3
+    assert run.state["count"] == 3, "what was learned before it is kept"
+    assert "another structure: it has late besides" in run.record.notices[-1].text
 
 
 def test_other_scalars_from_one_step_to_the_next_are_told() -> None:
@@ -515,8 +514,54 @@ def test_other_scalars_from_one_step_to_the_next_are_told() -> None:
         values = {"loss": 1.0, "extra": 2.0} if done == 2 else {"loss": 1.0}
         return {"count": state["count"] + 1}, values
 
-    with pytest.raises(ModelError, match="extra"):
-        dlfb_lab.train((X, Y), step=step, state={"count": np.zeros((), np.int32)}, epochs=1, batch_size=8)
+    run = dlfb_lab.train((X, Y), step=step, state={"count": np.zeros((), np.int32)}, epochs=1, batch_size=8)
+    assert run.status == "stopped" and run.record.step == 2
+    assert "extra" in run.record.notices[-1].text and "kept" in run.record.notices[-1].text
+
+
+@pytest.mark.parametrize("error", [ValueError("late"), SystemExit(1)])
+def test_a_step_that_fails_late_loses_nothing(error: BaseException) -> None:
+    def step(state: Any, batch: Any) -> Any:
+        if int(state["count"]) == 4:
+            raise error
+        return {"count": state["count"] + 1}, float(batch[1].mean())
+
+    run = dlfb_lab.train((X, Y), step=step, state={"count": 0}, epochs=9, batch_size=8)
+    assert run.status == "stopped" and run.state["count"] == run.record.step == 4
+    assert f"--step `step` failed. {type(error).__name__}" in run.record.notices[-1].text
+
+
+def test_an_evaluation_that_fails_late_loses_nothing() -> None:
+    calls: list[int] = []
+
+    def step(state: Any, batch: Any) -> Any:
+        return {"count": state["count"] + 1}, float(batch[1].mean())
+
+    def evaluate(state: Any, batch: Any) -> Any:
+        calls.append(int(state["count"]))
+        return {"other": 1.0} if len(calls) > 2 else {"score": 1.0}
+
+    run = dlfb_lab.train(
+        (X, Y),
+        **{"step": step, "eval_step": evaluate, "state": {"count": 0}, "valid": (X[:8], Y[:8]), "steps": 9},
+        **{"batch_size": 8, "eval_every": 2, "early_stop": "score:5"},
+    )
+    assert run.status == "stopped" and 0 < run.state["count"] < 9
+    assert "score" in run.record.notices[-1].text
+
+
+def test_arguments_that_a_batch_filled_are_named() -> None:
+    with pytest.raises(ModelError, match="No --state was given, so that s and b were filled from the batch"):
+        dlfb_lab.train((X, Y), step=lambda s, b: (s, s["w"].sum()), epochs=1, batch_size=8)
+
+
+def test_a_static_argument_that_is_an_array_is_told() -> None:
+    @functools.partial(jax.jit, static_argnames="k")
+    def step(state: Any, batch: Any, k: Any) -> Any:
+        return state, batch[1].mean() * k
+
+    with pytest.raises(ModelError, match="for an argument that it declares static"):
+        dlfb_lab.train((X, Y), step=step, state=linear(), args={"k": jnp.ones(2)}, epochs=1, batch_size=8)
 
 
 def test_a_mistake_in_the_options_is_said() -> None:
