@@ -1,26 +1,29 @@
 """What must be known of a model to make it again in another kernel, written down as JSON values."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import dataclasses
-import dis
 import inspect
 import linecache
 import sys
+import textwrap
+from collections.abc import Iterator
 from importlib import import_module
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import jax
 
 from dlfb_lab.errors import StoreError, one_line
-from dlfb_lab.models.fingerprint import digest, fingerprint
+from dlfb_lab.models.fingerprint import digest, fingerprint, globals_used
 
 MOST_SOURCE = 1 << 14
 """Characters of a class's source that are written down."""
 
 _PLAIN = (bool, int, float, str, type(None))
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def described(model: Any, kind: str) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def described(model: Any, kind: str) -> dict[str, Any]:
         "module": str(getattr(owner, "__module__", "")),
         "qualname": str(getattr(owner, "__qualname__", "")),
         "fields": fields,
-        "source": _source(owner),
+        "source": _source(owner)[1][:MOST_SOURCE],
         "definition": definition_of(owner),
         "code": code_of(first),
     }
@@ -76,7 +79,6 @@ def made(recipe: dict[str, Any], run: str, ours: bool) -> tuple[Any, bool]:
     if definition is not None:
         try:
             owner = defined(definition, name)
-            print(f"{name} was made from its source, which was kept with {run}.")  # noqa: T201
         except Exception as error:
             why = f"whose source, which was kept with it, fails here ({one_line(error)}). Define it as it was"
     if owner is None:
@@ -88,12 +90,18 @@ def made(recipe: dict[str, Any], run: str, ours: bool) -> tuple[Any, bool]:
             f"and give it: {give}."
         )
     try:
-        return owner(**{field: _frozen(value) for field, value in fields.items()}), definition is not None
+        module = owner(**{field: _frozen(value) for field, value in fields.items()})
     except Exception as error:
         raise StoreError(
             f"To predict, {run} needs its model, but {_call(name, fields)} failed ({one_line(error)}). "
             f"Define `{name}` as it was, or give a model: {give}."
         ) from error
+    if definition is not None:
+        # Whether a field was a list or a tuple is not written down.
+        same = recipe["code"] in (code_of(module), code_of(owner(**fields)))
+        may = "" if same else " What it computes may be another: its code, or what that uses, differs from that time."
+        print(f"{name} was made from its source, which was kept with {run}.{may}")  # noqa: T201
+    return module, definition is not None
 
 
 def definition_of(owner: Any) -> dict[str, Any] | None:
@@ -106,15 +114,15 @@ def definition_of(owner: Any) -> dict[str, Any] | None:
 
 
 def _needed(owner: Any, found: dict[str, Any], seen: set[int]) -> bool:
-    source = _source(owner)
-    if not source or id(owner) in seen:
-        return id(owner) in seen
+    if id(owner) in seen:
+        return True
+    before, source = _source(owner)
+    # What is defined in a function may use what is that function's.
+    if not source or len(source) > MOST_SOURCE or "<locals>" in owner.__qualname__:
+        return False
     seen.add(id(owner))
     known = vars(sys.modules["__main__"])
-    try:
-        names = _looked_up(compile(source, "<notebook>", "exec", dont_inherit=True))
-    except (SyntaxError, ValueError, RecursionError):
-        return False
+    names = set(globals_used(_compiled(before + source)))
     for name in sorted(name for name in names & known.keys() - {owner.__name__} if not name.startswith("__")):
         value = known[name]
         if isinstance(value, ModuleType):
@@ -122,7 +130,7 @@ def _needed(owner: Any, found: dict[str, Any], seen: set[int]) -> bool:
         elif _is_plain(value):
             found["values"][name] = value
         elif getattr(value, "__module__", None) == "__main__" and (
-            isinstance(value, type) or hasattr(value, "__code__")
+            isinstance(value, type) or hasattr(value, "__code__") or hasattr(value, "__wrapped__")
         ):
             if getattr(value, "__name__", "") != name or not _needed(value, found, seen):
                 return False
@@ -131,19 +139,15 @@ def _needed(owner: Any, found: dict[str, Any], seen: set[int]) -> bool:
             if place is None:
                 return False
             found["imports"][name] = place
-    found["sources"].append(source)
+    found["sources"].append(before + source)
     return True
-
-
-def _looked_up(code: CodeType) -> set[str]:
-    """Returns the names that code looks up among globals, functions and classes inside it included."""
-    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return own.union(*(_looked_up(part) for part in code.co_consts if isinstance(part, CodeType)))
 
 
 def _imported_from(value: Any) -> list[str] | None:
     """Returns the module and the name that an object can be imported by; None where there are none."""
     module = str(getattr(value, "__module__", None) or "")
+    if module == "__main__":
+        return None
     for attribute in ("__qualname__", "__name__", "_name"):
         name = getattr(value, attribute, None)
         if isinstance(name, str) and getattr(sys.modules.get(module), name, None) is value:
@@ -157,7 +161,7 @@ def defined(definition: dict[str, Any], name: str) -> Any:
     for alias, (module, attribute) in definition["imports"].items():
         names[alias] = getattr(import_module(module), attribute) if attribute else import_module(module)
     for source in definition["sources"]:
-        exec(source, names)
+        exec(_compiled(source), names)
     return names[name]
 
 
@@ -213,20 +217,110 @@ def _kind(kind: str) -> str:
     return {"function": "a function and its parameters", "train state": "a TrainState"}.get(kind, f"the kind {kind}")
 
 
-def _source(owner: Any) -> str:
-    """Returns the source of a class or function of a notebook; "" where it is a module's, or not known."""
+def _source(owner: Any) -> tuple[str, str]:
+    """Returns the source of a class or function of a notebook, with its decorators, and what is to stand before it.
+
+    Both are "" where it is a module's, or where what is found is not certainly what was executed.
+    """
+    nothing = "", ""
     if getattr(owner, "__module__", "") != "__main__":
-        return ""
-    codes = [
-        getattr(inspect.unwrap(part), "__code__", None) for part in (*vars(owner).values(), owner) if callable(part)
-    ]
-    for code in filter(None, codes):
-        text = "".join(linecache.getlines(code.co_filename))
+        return nothing
+    codes = _codes(owner)
+    for code in codes:
+        lines = linecache.getlines(code.co_filename)
         try:
-            nodes = list(ast.walk(ast.parse(text)))
+            tree = ast.parse("".join(lines))
+            nodes = [node for name, node in _definitions(tree) if name == owner.__qualname__ and _is_of(node, code)]
+            if len(nodes) != 1 or _wrappings(owner) > len(nodes[0].decorator_list):
+                continue
+            source = textwrap.dedent("".join(lines[_first(nodes[0]) - 1 : nodes[0].end_lineno]))
+            before = _before(tree, source, code)
+            inside = {_key(part) for part in _parts(_compiled(before + source))}
+            alone = len(ast.parse(source).body) == 1
         except (SyntaxError, ValueError, RecursionError):
             continue
-        for node in nodes:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == owner.__name__:
-                return (ast.get_source_segment(text, node) or "")[:MOST_SOURCE]
-    return ""
+        if alone and inside.issuperset(map(_key, codes)):
+            return before, source.rstrip("\n")
+    return nothing
+
+
+def _codes(owner: Any) -> list[CodeType]:
+    """Returns the code of a function, or that of the methods of a class, without what decorators put around it."""
+    parts = [owner]
+    if isinstance(owner, type):
+        parts = []
+        for value in vars(owner).values():
+            own = (value.fget, value.fset, value.fdel) if isinstance(value, property) else (value,)
+            parts += [getattr(part, "__func__", part) for part in own]
+    functions = [inspect.unwrap(part) for part in parts if callable(part)]
+    codes = [f.__code__ for f in functions if isinstance(f, FunctionType) and f.__module__ == "__main__"]
+    return [code for code in codes if code.co_filename != "<string>"]  # which `dataclasses` generates
+
+
+def _definitions(node: ast.AST, within: str = "") -> Iterator[tuple[str, _Definition]]:
+    """Yields all classes and functions by their qualified names."""
+    for child in ast.iter_child_nodes(node):
+        inner = within
+        if isinstance(child, _Definition):
+            yield within + child.name, child
+            inner += f"{child.name}." if isinstance(child, ast.ClassDef) else f"{child.name}.<locals>."
+        yield from _definitions(child, inner)
+
+
+def _is_of(node: _Definition, code: CodeType) -> bool:
+    """Whether a function has this code, or a class a method that has it."""
+    if isinstance(node, ast.ClassDef):
+        return _first(node) <= code.co_firstlineno <= (node.end_lineno or 0)
+    return _first(node) == code.co_firstlineno
+
+
+def _first(node: _Definition) -> int:
+    return min(part.lineno for part in (node, *node.decorator_list))
+
+
+def _wrappings(owner: Any) -> int:
+    count = 0
+    while not isinstance(owner, type) and (inner := getattr(owner, "__wrapped__", None)) is not None:
+        owner, count = inner, count + 1
+    return count
+
+
+def _before(tree: ast.Module, source: str, code: CodeType) -> str:
+    """Returns what has Python compile a part of a cell to the code that it was in the cell.
+
+    That depends on which names the cell imports: those are called otherwise. The imports are not executed.
+    """
+    future = "from __future__ import annotations\n" if code.co_flags & __future__.annotations.compiler_flag else ""
+    imported = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in _outside(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    used = sorted(imported.intersection(globals_used(_compiled(future + source))))
+    return f"{future}if False:\n    import {', '.join(used)}\n" if used else future
+
+
+def _outside(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields what is in no class and in no function."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, _Definition):
+            yield child
+            yield from _outside(child)
+
+
+def _compiled(source: str) -> CodeType:
+    return compile(source, "<notebook>", "exec", dont_inherit=True)
+
+
+def _parts(code: CodeType) -> Iterator[CodeType]:
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield part
+            yield from _parts(part)
+
+
+def _key(code: CodeType) -> tuple[Any, ...]:
+    """Returns what code does, without where it stands."""
+    constants = tuple(_key(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts)
+    return code.co_name, code.co_code, code.co_names, code.co_varnames, constants

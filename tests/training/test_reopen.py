@@ -23,6 +23,7 @@ import dlfb_lab
 from dlfb_lab import journal
 from dlfb_lab.engine import saving
 from dlfb_lab.errors import ModelError, OptionError, StoreError
+from dlfb_lab.models import recipe
 from dlfb_lab.run import Run
 from tests.torture import Noisy, X, Y
 from tests.training.test_restore import Normed, NormedNnx, batch_norm_state
@@ -327,3 +328,141 @@ def test_a_module_of_pytorch_is_given_again(tmp_path: Path) -> None:
         dlfb_lab.open_run(run.path, model=torch.nn.Sequential(*make()[:2], torch.nn.Linear(8, 2))).predict(new)
     with pytest.raises(ModelError, match="of the kind linen"):
         dlfb_lab.open_run(run.path, model=nn.Dense(3)).predict(new)
+
+
+CELLS = """
+import functools, json, os
+import numpy as np
+import jax
+import flax.linen as nn
+from dlfb_lab.models import recipe
+
+def doubled(f):
+    @functools.wraps(f)
+    def g(x):
+        return 2 * f(x)
+    return g
+
+@doubled
+def act(x):
+    return nn.relu(x)
+
+if os.environ.get("UNSET"):
+    def act2(x):
+        return nn.gelu(x)
+else:
+    def act2(x):
+        return nn.tanh(x)
+
+def act3(x):
+    return nn.gelu(x)
+
+def act3(x):
+    return x * nn.sigmoid(x)
+
+class Other:
+    def act4(self, x):
+        return x
+
+@jax.jit
+def act4(x):
+    return nn.softplus(x)
+
+def act5(x):
+    return nn.relu(x)
+
+act5 = doubled(act5)
+
+def net(act):
+    class Local(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(1)(act(x))
+    return Local
+
+class A(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(act(nn.Dense(8)(x)))
+
+class B(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(act2(nn.Dense(8)(x)))
+
+class C(nn.Module):
+    def __call__(self, x):
+        return x
+
+class C(nn.Module):
+    widths: tuple = (8,)
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(act3(nn.Dense(self.widths[0])(x)))
+
+class D(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(act4(nn.Dense(8)(x)))
+
+class Patched(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(act5(nn.Dense(8)(x)))
+
+x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+told = {}
+for model in (A(), B(), C((5,)), D(), Patched(), net(act)()):
+    outputs = model.init_with_output(jax.random.key(0), x)[0]
+    told[type(model).__name__] = [recipe.described(model, "linen"), outputs.tolist()]
+print(json.dumps(told))
+"""
+
+AGAIN = """
+import json, sys
+import jax
+import numpy as np
+from dlfb_lab.errors import StoreError
+from dlfb_lab.models import recipe
+
+x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+for name, (described, outputs) in json.loads(sys.argv[1]).items():
+    try:
+        model = recipe.made(described, "a run", True)[0]
+        same = model.init_with_output(jax.random.key(0), x)[0].tolist() == outputs
+        print(name, "the same" if same else "ANOTHER")
+    except StoreError as error:
+        print(name, "is to be defined" if "not defined in this kernel" in str(error) else error)
+"""
+
+
+def test_what_is_made_from_its_source_is_what_was_trained_or_is_not_made(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
+    said: list[str] = []
+    for name, code in (("cells.py", CELLS), ("again.py", AGAIN)):
+        (tmp_path / name).write_text(code)
+        command = [sys.executable, str(tmp_path / name), *said]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.splitlines()
+    assert "differs from that time" not in "\n".join(said), said
+    found = [line for line in said if "was made from" not in line]
+    assert found == [
+        *(f"{name} the same" for name in "ABCD"),
+        *(f"{name} is to be defined" for name in ("Patched", "Local")),
+    ], said
+
+
+def test_of_code_that_differs_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    definition = {
+        "sources": ["class Remade(nn.Module):\n    pass"],
+        "imports": {"nn": ["flax.linen", ""]},
+        "values": {},
+    }
+    told = {"kind": "linen", "module": "__main__", "qualname": "Remade", "fields": {}, "source": ""}
+    remade, written = recipe.made({**told, "definition": definition, "code": "0"}, "a run", True)
+    assert written and type(remade).__name__ == "Remade"
+    assert "What it computes may be another" in capsys.readouterr().out
+    recipe.made({**told, "definition": definition, "code": recipe.code_of(remade)}, "a run", True)
+    assert capsys.readouterr().out == "Remade was made from its source, which was kept with a run.\n"
