@@ -573,7 +573,7 @@ def test_a_list_of_two_batches_is_read_as_one_of_three() -> None:
 
 
 def test_texts_in_place_of_numbers_are_told() -> None:
-    with pytest.raises(DataError, match="not numbers .*for example"):
+    with pytest.raises(DataError, match=r"not numbers .*for example"):
         data.read((["a", "b"], [0, 1]))
     with pytest.raises((DataError, OptionError)) as found:
         data.read(["a", "b"])
