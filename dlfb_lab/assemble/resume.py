@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xxhash
 
@@ -28,21 +28,20 @@ from dlfb_lab.engine.feed import Rows, Streamed
 from dlfb_lab.engine.snapshot import Snapshot
 from dlfb_lab.errors import StoreError
 from dlfb_lab.events import RunStarted
+from dlfb_lab.models import keras_key
+from dlfb_lab.models.content import digest, sampled
 from dlfb_lab.models.copies import changes_in_place, copied
-from dlfb_lab.models.fingerprint import digest, fingerprint
+from dlfb_lab.models.forms import is_number
 from dlfb_lab.record import Record
 from dlfb_lab.run import Run
 
 SMALLER = 0.5
 """What a learning rate is multiplied with after a run has diverged."""
 
-PLAIN = (str, int, float, type(None))
+PLAIN = (str, int, float, np.generic, type(None))
 
-MOST_DEPTH = 12
-"""How far the parts of an optimizer are followed."""
-
-SAMPLE_BYTES = 1 << 24
-"""Of an array that are compared; of a larger one, rows at equal distances."""
+LAZY_ROWS, LAZY_BYTES = 16, 1 << 22
+"""Of an array that is not in memory, which are read to be compared."""
 
 UNIMPORTANT = frozenset(("plan", "timebox", "background", "debug", "checkpoint", "on_nan"))
 """Settings with which the numbers are the same."""
@@ -106,104 +105,68 @@ def fingerprints(r: TrainRequest, experiment: Experiment) -> dict[str, str]:
     """Returns what tells whether a run is trained on as it was begun: of its data, optimizer and code."""
     return {
         "data": _of_data(experiment),
-        "code": digest(tuple(_code(r))),
+        "reading": digest(_reading(r)) if isinstance(experiment.train, Streamed) else "",
+        "code": digest(*_code(r)),
         # What is said in words or numbers stands among the settings, with what was left out filled in.
-        "optimizer": digest(tuple(_parts(given) for given in (r.optimizer, r.lr) if not isinstance(given, PLAIN))),
-        "arguments": digest((_parts(r.args),)),
+        "optimizer": digest(
+            *(given for given in (r.optimizer, r.lr) if not isinstance(given, PLAIN)),
+            r.decay_mask if callable(r.decay_mask) else None,
+            _own_optimizer(r.model, "lr" in experiment.settings),
+        ),
+        "arguments": digest(r.args),
     }
 
 
-def _parts(value: Any, depth: int = 0) -> Hashable:
-    """Returns what an object is made of: numbers, names of functions and what they hold, fields; arrays by content."""
-    if depth > MOST_DEPTH or isinstance(value, type | ModuleType):
-        return getattr(value, "__qualname__", str(type(value)))
-    if isinstance(value, str | bool | int | float | type(None)):
-        return repr(value)
-    if isinstance(value, jax.Array | np.ndarray) and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        array = np.asarray(value)
-        return str((array.shape, array.dtype)), xxhash.xxh3_64_hexdigest(_sample(array))
-    if isinstance(value, partial):
-        return tuple(_parts(part, depth + 1) for part in (value.func, value.args, value.keywords))
-    if isinstance(value, Mapping):
-        return tuple((str(key), _parts(item, depth + 1)) for key, item in value.items())
-    if isinstance(value, tuple | list):
-        return type(value).__name__, *(_parts(item, depth + 1) for item in value)
-    if isinstance(value, FunctionType):
-        cells = [_held(cell) for cell in value.__closure__ or ()]
-        return value.__qualname__, *(
-            _parts(part, depth + 1) for part in (cells, value.__defaults__, value.__kwdefaults__)
-        )
-    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
-    if torch is not None and isinstance(value, torch.optim.Optimizer):
-        groups = [{name: v for name, v in group.items() if name != "params"} for group in value.param_groups]
-        return type(value).__qualname__, _parts(groups, depth + 1)
-    if keras is not None and isinstance(value, keras.optimizers.Optimizer):
-        return type(value).__qualname__, _parts(value.get_config(), depth + 1)
-    return type(value).__qualname__
+def _reading(r: TrainRequest) -> Any:
+    """Returns the function of the user's that opens the data, if there is one: what it reads is not read again."""
+    data = r.model if r.data is None else r.data
+    return data if isinstance(data, FunctionType | MethodType | partial) else None
 
 
-def _held(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
+def _own_optimizer(model: Any, rate_is_said: bool) -> Any:
+    """Returns the optimizer that a model brings along, or None."""
+    if hasattr(model, "apply_fn"):
+        return getattr(model, "tx", None)
+    keras = sys.modules.get("keras")
+    if keras is None or not isinstance(model, keras.Model) or not model.compiled:
         return None
-
-
-MODES = frozenset(("deterministic", "use_running_average", "training"))
-"""Attributes of nnx modules that say whether this is training."""
-
-
-def _architecture(model: Any) -> Hashable:
-    """Returns how a module that holds its parameters is built; "" for others, whose fields are a part of the code."""
-    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
-    nnx, eqx = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
-    if nnx is not None and isinstance(model, nnx.Module):
-        return tuple(
-            (path, type(node).__qualname__, fingerprint(_static(node)))
-            for path, node in nnx.iter_graph(model)
-            if isinstance(node, nnx.Pytree)
-        )
-    if eqx is not None and isinstance(model, eqx.Module):
-        return fingerprint(eqx.filter(model, eqx.is_array, inverse=True))
-    if torch is not None and isinstance(model, torch.nn.Module):
-        return repr(model)
-    if keras is not None and isinstance(model, keras.Model):
-        try:
-            return str(model.to_json())
-        except Exception:  # of layers of the user's own
-            return ""
-    return ""
-
-
-def _static(node: Any) -> dict[str, Any]:
-    """Returns the attributes of an nnx module that are neither its parts nor of Flax, nor say in which mode it is."""
-    nnx = sys.modules["flax.nnx"]
-    return {
-        name: value
-        for name, value in vars(node).items()
-        if name not in MODES
-        and not name.startswith("_pytree__")
-        and not any(isinstance(leaf, nnx.Pytree | nnx.Variable | jax.Array) for leaf in _leaves(value))
-    }
-
-
-def _leaves(value: Any) -> list[Any]:
-    nnx = sys.modules["flax.nnx"]
-    return list(jax.tree.leaves(value, is_leaf=lambda part: isinstance(part, nnx.Pytree | nnx.Variable)))
+    return keras_key.configured(model.optimizer, with_rate=not rate_is_said)
 
 
 def _code(r: TrainRequest) -> Iterator[Any]:
-    model = r.model
+    model, eqx = r.model, sys.modules.get("equinox")
     if isinstance(model, tuple):
         model = model[0]
     elif hasattr(model, "apply_fn"):
         model = getattr(model.apply_fn, "__self__", model.apply_fn)
-    # Of an object that holds parameters the class alone: they change.
-    plain = dataclasses.is_dataclass(model) and not isinstance(model, type) and jax.tree_util.all_leaves([model])
-    yield fingerprint(model if plain or (callable(model) and hasattr(model, "__code__")) else type(model))
-    yield _architecture(model)
-    for given in (r.step, r.eval_step, r.loss, r.metrics):
-        yield fingerprint(given)
+    yield type(model)
+    if eqx is not None and isinstance(model, eqx.Module):
+        yield _fixed(model, eqx.is_array)
+    elif _counts_whole(model):
+        yield model
+    yield from (r.step, r.eval_step, r.loss, r.metrics)
+    yield _fixed(r.state, is_number)
+
+
+def _counts_whole(model: Any) -> bool:
+    """Whether what is looked at of an object does not change when it is trained; else its class alone counts."""
+    if callable(model) and (hasattr(model, "__code__") or hasattr(model, "__wrapped__")):
+        return True
+    if dataclasses.is_dataclass(model) and not isinstance(model, type) and jax.tree_util.all_leaves([model]):
+        return True
+    holders = (("torch", "nn.Module"), ("keras", "layers.Layer"), ("flax.nnx", "Pytree"))
+    known = [attrgetter(path)(sys.modules[name]) for name, path in holders if name in sys.modules]
+    return isinstance(model, (partial, *known))
+
+
+def _fixed(tree: Any, is_value: Callable[[Any], bool]) -> Any:
+    """Returns a pytree without the leaves that are trained: a train state's functions, a module's static fields."""
+    nnx = sys.modules.get("flax.nnx")
+    try:
+        leaves, form = jax.tree.flatten(tree, is_leaf=lambda part: nnx is not None and isinstance(part, nnx.Pytree))
+        return jax.tree.unflatten(form, [None if is_value(leaf) else leaf for leaf in leaves])
+    except Exception:  # of a class that cannot be without values
+        return type(tree)
 
 
 def _of_data(experiment: Experiment) -> str:
@@ -215,15 +178,17 @@ def _of_data(experiment: Experiment) -> str:
         elif isinstance(part, Rows):
             for leaf in jax.tree.leaves(part.tree):
                 found.update(f"{np.shape(leaf)} {getattr(leaf, 'dtype', '')}".encode())
-                if not is_lazy(leaf):
-                    found.update(_sample(np.asarray(leaf)))
+                found.update(sampled(np.asarray(_few(leaf) if is_lazy(leaf) else leaf)))
     return found.hexdigest()
 
 
-def _sample(array: np.ndarray[Any, Any]) -> bytes:
-    if array.nbytes > SAMPLE_BYTES and array.ndim:
-        array = array[:: -(-array.nbytes // SAMPLE_BYTES)]
-    return array.tobytes()
+def _few(rows: Any) -> Any:
+    """Returns some rows of an array that is not in memory, at equal distances."""
+    count = max(1, min(LAZY_ROWS, len(rows), LAZY_BYTES * len(rows) // max(1, rows.nbytes)))
+    try:
+        return rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
+    except Exception:  # of what reads them: training says it
+        return ()
 
 
 def differences(origin: Origin, now: dict[str, str], experiment: Experiment) -> list[str]:
@@ -249,7 +214,11 @@ def differences(origin: Origin, now: dict[str, str], experiment: Experiment) -> 
     ]
     if then.get("code", now["code"]) != now["code"]:
         said.append("the code of the model, its step, loss or metrics")
-    for name, what in (("optimizer", "the optimizer's own numbers"), ("arguments", "--args")):
+    for name, what in (
+        ("optimizer", "the optimizer's own numbers"),
+        ("arguments", "--args"),
+        ("reading", "the function that the data come from"),
+    ):
         if then.get(name, now[name]) != now[name]:
             said.append(what)
     return said

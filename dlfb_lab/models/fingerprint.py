@@ -17,7 +17,6 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from dlfb_lab.models.model import Identity, hashable
 
@@ -64,17 +63,17 @@ def _of(value: Any, seen: dict[int, int]) -> Hashable:
     if isinstance(value, FunctionType):
         return _of_function(value, seen)
     if isinstance(value, type):
-        return "class", value.__qualname__, *((k, _of(v, seen)) for k, v in _own_members(value))
+        return "class", value.__qualname__, *((k, _of(v, seen)) for k, v in own_members(value))
     return _of_object(value, seen)
 
 
 def _of_function(function: FunctionType, seen: dict[int, int]) -> Hashable:
     names = globals_used(function.__code__)
     used = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
-    cells = [_cell(cell) for cell in function.__closure__ or ()]
+    cells = [held(cell) for cell in function.__closure__ or ()]
     return (
         "function",
-        _of_code(function.__code__),
+        code_key(function.__code__),
         *(_of(item, seen) for item in (function.__defaults__, function.__kwdefaults__, cells)),
         *((name, _of(item, seen)) for name, item in used),
     )
@@ -91,8 +90,8 @@ def _of_object(value: Any, seen: dict[int, int]) -> Hashable:
     return "object", _of(type(value), seen), *((name, _of(item, seen)) for name, item in fields.items())
 
 
-def _own_members(cls: type) -> list[tuple[str, Any]]:
-    """Functions and constants of a class and of those of its bases that are the user's."""
+def own_members(cls: type) -> list[tuple[str, Any]]:
+    """Returns functions and constants of a class and of those of its bases that are the user's."""
     members: list[tuple[str, Any]] = []
     for base in cls.__mro__:
         if is_installed(base):
@@ -106,8 +105,9 @@ def _own_members(cls: type) -> list[tuple[str, Any]]:
     return members
 
 
-def _of_code(code: CodeType) -> Hashable:
-    constants = tuple(_of_code(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts)
+def code_key(code: CodeType) -> Hashable:
+    """Returns what code does, without where it stands."""
+    constants = tuple(code_key(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts)
     return code.co_code, code.co_names, code.co_varnames, constants
 
 
@@ -124,17 +124,23 @@ def globals_used(code: CodeType) -> tuple[str, ...]:
     return tuple(sorted(own.union(*(globals_used(c) for c in code.co_consts if isinstance(c, CodeType)))))
 
 
-def _cell(cell: Any) -> Any:
+def held(cell: Any) -> Any:
+    """Returns what a cell of a closure holds, or None."""
     try:
         return cell.cell_contents
     except ValueError:
         return None
 
 
-def is_installed(value: Any) -> bool:
-    """Whether a function, a class or an object's class comes from an installed package, not from the user."""
+def is_installed(value: Any, module: str | None = None) -> bool:
+    """Whether a function, a class or an object's class comes from an installed package, not from the user.
+
+    Args:
+        value: what is asked about.
+        module: the name of the module that it comes from; None for that of the function or class.
+    """
     owner = value if isinstance(value, type | FunctionType) else type(value)
-    name = getattr(owner, "__module__", None) or ""
+    name = module or getattr(owner, "__module__", None) or ""
     path = getattr(sys.modules.get(name), "__file__", None)
     if name == "__main__" or path is None:
         return name == "builtins"
@@ -144,17 +150,9 @@ def is_installed(value: Any) -> bool:
 def digest(key: Hashable) -> str:
     """Returns a fingerprint in 16 hexadecimal digits that are the same in another process.
 
-    What counts by identity counts by its name here.
+    What counts by identity counts by its content here.
     """
-    return xxhash.xxh3_64_hexdigest(_text(key).encode())
+    # Which follows functions and classes as is done here.
+    from dlfb_lab.models import content
 
-
-def _text(key: Any) -> str:
-    if isinstance(key, Identity):
-        key = key.value
-    if isinstance(key, tuple):
-        return f"({','.join(map(_text, key))})"
-    if isinstance(key, _PLAIN):
-        return repr(key)
-    named = key if hasattr(key, "__qualname__") else type(key)
-    return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
+    return content.digest(key)

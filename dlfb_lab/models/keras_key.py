@@ -10,6 +10,7 @@ import re
 import weakref
 from collections import Counter
 from collections.abc import Hashable
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
@@ -18,12 +19,21 @@ from dlfb_lab.models.fingerprint import fingerprint
 WHEN_BUILT = {"build_config", "build_input_shape"}
 """Of a configuration: what changes when a model is built, and says no more than the shapes of its inputs."""
 
+COMPILED_WITH = ("loss", "loss_weights", "metrics", "weighted_metrics")
+
 KEPT_BY_KERAS = {
     *("activity_regularizer", "autocast", "build", "built", "call_signature_parameters", "compiled", "history"),
     *("loss", "metrics", "name", "optimizer", "predict_function", "quantize", "steps_per_execution", "stop_evaluating"),
     *("stop_predicting", "stop_training", "supports_jit", "test_function", "train_function"),
 }
 """Attributes of every model or layer, which say nothing of what it computes."""
+
+
+@dataclass(frozen=True)
+class _Code:
+    """A fingerprint: an attribute in it that is called as a layer is keeps its name."""
+
+    key: Hashable
 
 
 def described(model: Any) -> Hashable:
@@ -39,6 +49,46 @@ def described(model: Any) -> Hashable:
         # Something in it has no configuration: then it is like no other.
         return weakref.ref(model), fingerprint(type(model))
     return _renamed((whole, each, compiled), {})
+
+
+def architecture(model: Any) -> Hashable:
+    """Returns how a model or a layer is built, and with which loss and metrics it is compiled; without its optimizer.
+
+    What has no configuration is described by its layers alone.
+    """
+    layers = [layer for layer in model._flatten_layers() if type(layer).__name__ != "InputLayer"]
+    places = {id(layer): i for i, layer in enumerate(layers)}
+    try:
+        whole = _config(model, places) if is_keras(model) else None
+    except (NotImplementedError, AttributeError):
+        whole = None
+    each = []
+    for layer in layers:
+        try:
+            # Those of Keras's own stand in the whole.
+            each.append(_functions(layer) if whole is not None and is_keras(layer) else _layer(layer, places))
+        except (NotImplementedError, AttributeError):
+            each.append(_Code(fingerprint(type(layer))))
+    given = model._compile_config.config if getattr(model, "compiled", False) else {}
+    compiled = {name: _value(given.get(name), places) for name in COMPILED_WITH}
+    return _renamed((whole, each, compiled), {})
+
+
+def configured(value: Any, with_rate: bool = True) -> Hashable:
+    """Returns what an optimizer, a loss or a metric is made with: its configuration, and attributes of the user's.
+
+    Args:
+        value: such an object.
+        with_rate: whether a learning rate that is a number counts.
+    """
+    own = None if is_keras(value) else _Code(fingerprint(_shown(value)))
+    rate = None
+    try:
+        config = _config(value, {})
+        rate = value.get_config().get("learning_rate") if with_rate else None
+    except (NotImplementedError, AttributeError):
+        config = type(value).__name__
+    return _renamed((config, own, rate if isinstance(rate, int | float) else None), {})
 
 
 def plain_paths(model: Any) -> dict[int, str]:
@@ -63,12 +113,20 @@ def plain_paths(model: Any) -> dict[int, str]:
 
 def _layer(layer: Any, places: dict[int, int]) -> Any:
     """Returns what is known of one layer: Keras's own by their configuration, the user's by code and attributes."""
-    kept = {n: v for n, v in sorted(vars(layer).items()) if not n.startswith("_") and n not in KEPT_BY_KERAS}
     if is_keras(layer):
-        functions = [fingerprint(value) for value in kept.values() if isinstance(value, FunctionType)]
-        return _config(layer, places), functions
-    own = {name: _value(value, places) for name, value in kept.items()}
-    return "own", fingerprint(type(layer)), layer.dtype_policy.name, own
+        return _config(layer, places), _functions(layer)
+    own = {name: _value(value, places) for name, value in _shown(layer).items() if name not in KEPT_BY_KERAS}
+    return "own", _Code(fingerprint(type(layer))), layer.dtype_policy.name, own
+
+
+def _functions(layer: Any) -> list[Any]:
+    """Returns the user's functions in a layer of Keras's own, of which its configuration says the names."""
+    kept = (value for name, value in _shown(layer).items() if name not in KEPT_BY_KERAS)
+    return [_Code(fingerprint(value)) for value in kept if isinstance(value, FunctionType)]
+
+
+def _shown(value: Any) -> dict[str, Any]:
+    return {name: held for name, held in sorted(vars(value).items()) if not name.startswith("_")}
 
 
 def _config(value: Any, places: dict[int, int]) -> Any:
@@ -76,7 +134,9 @@ def _config(value: Any, places: dict[int, int]) -> Any:
     name = type(value).__name__
     # Of a seed generator it is a random number.
     config = value.get_config() if hasattr(value, "get_config") and name != "SeedGenerator" else {}
-    return {"class_name": name, "config": _value(config, places)}
+    # Of losses and metrics the configuration leaves out the function and its arguments.
+    function = [getattr(value, attribute, None) for attribute in ("fn", "_fn", "_fn_kwargs")]
+    return {"class_name": name, "config": _value(config, places), "function": _value(function, places)}
 
 
 def _value(value: Any, places: dict[int, int]) -> Any:
@@ -89,7 +149,7 @@ def _value(value: Any, places: dict[int, int]) -> Any:
     if isinstance(value, str):
         return value
     is_object = is_keras(value) and not isinstance(value, type | FunctionType)
-    return _config(value, places) if is_object else fingerprint(value)
+    return _config(value, places) if is_object else _Code(fingerprint(value))
 
 
 def _says_nothing(key: Any, value: Any) -> bool:
@@ -129,4 +189,9 @@ def _is_usual(name: str, usual: str) -> bool:
 
 def is_keras(value: Any) -> bool:
     """Whether an object is of a class of Keras's own."""
-    return type(value).__module__.partition(".")[0] == "keras"
+    return is_of_keras(type(value))
+
+
+def is_of_keras(cls: type) -> bool:
+    """Whether a class is Keras's own."""
+    return cls.__module__.partition(".")[0] == "keras"
