@@ -311,12 +311,10 @@ class TorchGuest:
 
     def keep(self) -> dict[str, Array]:
         """See `Guest.keep`: parameters, buffers, the optimizer's state and random states."""
-        states = enumerate(self._forward.randomness.states)
-        return {
-            **module_arrays(self._module),
-            **optimizer_arrays(self.optimizer),
-            **{f"random/{i}": to_array(state) for i, state in states},
-        }
+        found = optimizer_arrays(self.optimizer)
+        found |= module_arrays(self._module)
+        found |= {f"random/{i}": to_array(state) for i, state in enumerate(self._forward.randomness.states)}
+        return found
 
     def restore(self, kept: Mapping[str, Array]) -> None:
         """See `Guest.restore`."""

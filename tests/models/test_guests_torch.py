@@ -12,7 +12,7 @@ import pytest
 
 from dlfb_lab.engine import guest_losses, losses, optimizers
 from dlfb_lab.engine.task import Task
-from dlfb_lab.errors import ModelError, OptionError
+from dlfb_lab.errors import ModelError, OptionError, StoreError
 from dlfb_lab.models import torch as guests
 from dlfb_lab.models.guest import USUAL_RATE
 from dlfb_lab.models.torch_state import load_optimizer, optimizer_arrays
@@ -479,3 +479,89 @@ def test_what_an_optimizer_keeps_in_lists_and_dicts_comes_back() -> None:
     found = optimizer.state[parameter]
     assert [float(factor[0]) for factor in found["factors"]] == list(range(12))
     assert found["of"]["mean"].tolist() == [0, 1, 2] and found["count"] == 7
+
+
+def returned(state: dict[str, Any]) -> Any:
+    """Returns what becomes of the state of one parameter when arrays are kept of it, and put back in another order."""
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    optimizer.state[parameter] = state
+    arrays = dict(sorted(optimizer_arrays(optimizer).items()))
+    assert all(isinstance(array, np.ndarray) and array.dtype != object for array in arrays.values())
+    optimizer.state.clear()
+    load_optimizer(optimizer, arrays)
+    return optimizer.state[parameter]
+
+
+@pytest.mark.guests("torch")
+def test_whatever_is_built_of_tensors_numbers_and_texts_comes_back() -> None:
+    state = {
+        **{"mode": "warm", "nothing": None, "none": [], "empty": {}, "also": (), "big": 2**70, "mixed": (1, 2.5, True)},
+        **{"of/parts": 1, "named:number": 2.0, "in:list": "x", "nested": ((1, 2), (3,)), "limits": (float("inf"),)},
+        **{"keys": {1: "one", "1": "text", (2, "b"): None, 2.5: [{}]}, "flag": False, "ü": "ä\n"},
+    }
+    found = returned({**state, "pair": (torch.ones(2), [torch.zeros(1, dtype=torch.int64)])})
+    first, (second,) = found.pop("pair")
+    assert repr(found) == repr(state)
+    assert torch.equal(first, torch.ones(2)) and second.dtype == torch.int64 and list(second) == [0]
+    tensors = {"a": {"b": torch.ones(1)}, "a/b": torch.zeros(1), "half": (torch.ones(1, dtype=torch.bfloat16),)}
+    found = returned(tensors)
+    assert found["a"]["b"] == 1 and found["a/b"] == 0 and found["half"][0].dtype == torch.bfloat16
+
+
+@pytest.mark.guests("torch")
+def test_names_alone_say_what_they_can() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    optimizer.state[parameter] = {"mean": torch.ones(3), "range": (1.0, 2.0), "all": [3, 4]}
+    names = {"optimizer/0/mean", "optimizer/0/range:number", "optimizer/0/all:list/0:number"}
+    found = {name for name in optimizer_arrays(optimizer) if name.startswith("optimizer/")}
+    assert found == names | {"optimizer/0/all:list/1:number"}
+    optimizer.state[parameter]["mode"] = "warm"
+    found = {name for name in optimizer_arrays(optimizer) if name.startswith("optimizer/")}
+    assert found == {"optimizer/0/mean", "optimizer/structure"}
+
+
+@pytest.mark.guests("torch")
+def test_what_cannot_be_saved_is_said_and_comes_back_in_this_process() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    optimizer.state[parameter] = {"mean": torch.ones(3), "seen": {3}}
+    with pytest.warns(UserWarning, match=r"optimizer SGD cannot be saved whole, since optimizer/0/seen is a set"):
+        kept = optimizer_arrays(optimizer)
+    optimizer.state[parameter]["seen"].add(4)
+    load_optimizer(optimizer, kept)
+    assert optimizer.state[parameter]["seen"] == {3}
+    with pytest.raises(StoreError, match=r"not saved whole: it lacks optimizer/0/seen, which is a set"):
+        load_optimizer(optimizer, dict(kept))
+
+
+class Warming(torch.optim.Optimizer):  # type: ignore[misc, name-defined, unused-ignore]
+    """Keeps the last gradients, a pair of tensors, and what it does now."""
+
+    def __init__(self, params: Any, lr: float = 0.01) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state.update(last=[], pair=(torch.zeros_like(p), torch.ones_like(p)), mode="warm", n=0)
+                state["n"] += 1
+                state["last"] = [*state["last"], p.grad.clone()][-3:]
+                state["mode"] = "hot" if state["n"] > 2 else "warm"
+                state["pair"] = (state["pair"][0] * 0.9 + p.grad, state["pair"][1])
+                p.sub_(group["lr"] * state["pair"][0] * (0.5 if state["mode"] == "hot" else 1.0))
+
+
+@pytest.mark.guests("torch")
+def test_an_optimizer_of_the_users_own_goes_on_as_it_would_have() -> None:
+    trained = guest(linear(), optimizer=Warming, lr=0.05)
+    losses_of(trained, 2)
+    kept = dict(trained.keep())
+    expected = losses_of(trained, 5)
+    other = guest(linear(), optimizer=Warming, lr=0.05)
+    other.restore(kept)
+    assert losses_of(other, 5) == expected
