@@ -19,6 +19,9 @@ from dlfb_lab.models.forms import is_number
 from dlfb_lab.models.model import PyTree
 from dlfb_lab.models.paths import unique_names
 
+AT_ONCE_BYTES = 1 << 27
+"""Of arrays that are read at once, before they are put where they belong."""
+
 MOST_NAMED = 12
 """Leaves that do not fit and are named in a message; a dry run names all."""
 
@@ -90,7 +93,7 @@ def restored(selection: Selection, into: Any, cast: bool) -> tuple[Any, str]:
     for i, key in enumerate(target.names):
         if key and not target.steps[i]:
             places.setdefault(key, []).append(i)
-    for key, array in selection.arrays(places):
+    for key, array in selection.arrays(places, AT_ONCE_BYTES):
         for i in places[key]:
             leaves[i] = _placed(array, leaves[i])
     for i, counts in enumerate(target.steps):

@@ -28,7 +28,7 @@ MOST_SAID = 200
 
 _OS_ERROR = re.compile(r"os_error_code=\W*(\d+)")
 
-GROUP_BYTES = 1 << 26
+GROUP_BYTES = 1 << 24
 """Of arrays that are read at once, where they need not be held together; a larger one is read alone."""
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from dlfb_lab.checkpoints.arrays import read
+from dlfb_lab.checkpoints.arrays import GROUP_BYTES, read
 from dlfb_lab.checkpoints.finding import Found
 from dlfb_lab.errors import OptionError, StoreError, nearest
 from dlfb_lab.record import Record
@@ -117,14 +117,18 @@ class Selection:
             return "optimizer", rest
         return ("state", name.removeprefix("extra/")) if first == "extra" else ("state", name.removeprefix(outer))
 
-    def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, Array]]:
+    def arrays(self, names: Iterable[str], at_once_bytes: float = GROUP_BYTES) -> Iterator[tuple[str, Array]]:
         """Yields arrays of the state by their names, one after another; of one member without the axis of members.
+
+        Args:
+            names: which.
+            at_once_bytes: see `arrays.read`.
 
         Raises:
             StoreError: one is not as the manifest says.
         """
         names, begins = list(dict.fromkeys(names)), self._begins
-        found = read(self.found.checkpoint, [begin + name for name in names for begin in begins])
+        found = read(self.found.checkpoint, [begin + name for name in names for begin in begins], at_once_bytes)
         best = np.array([source.which == "best" for source in self.sources])
         for name in names:
             array = next(found)[1]
@@ -135,7 +139,7 @@ class Selection:
 
     def all_members(self) -> Iterator[tuple[str, Array]]:
         """Yields the arrays of the state with the axis of members, each from where its state is."""
-        yield from replace(self, member=None).arrays(self.shapes)
+        yield from replace(self, member=None).arrays(self.shapes, math.inf)
 
 
 def select(found: Found, record: Record, which: Which | None = None, member: int | str | None = None) -> Selection:
