@@ -27,8 +27,8 @@ LOOK_S = 0.04
 LOOK_SHARE = 50
 """A look that takes long is taken again after so many times as long."""
 
-ON_HOST_BYTES = 1 << 20
-"""Of arrays that are looked at on the host, which needs no program."""
+ON_HOST_BYTES, THERE_BYTES = 1 << 20, 1 << 26
+"""Of arrays that are looked at on the host, which needs no program; of arrays that are there already."""
 
 LONG_S = 3.0
 """A replay that takes longer is announced."""
@@ -138,13 +138,23 @@ def _finite(state: PyTree, members: int) -> tuple[list[str], Array]:
         if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
     arrays = [leaf for _, leaf in leaves]
-    on_host = all(isinstance(leaf, np.ndarray) for leaf in arrays)
-    if on_host or sum(leaf.nbytes for leaf in arrays) <= ON_HOST_BYTES:
-        found = [_flags(np, np.asarray(leaf), members) for leaf in arrays]
+    there = jax.default_backend() == "cpu" or all(isinstance(leaf, np.ndarray) for leaf in arrays)
+    if sum(leaf.nbytes for leaf in arrays) <= (THERE_BYTES if there else ON_HOST_BYTES):
+        found = [_on_host(np.asarray(leaf), members) for leaf in arrays]
     else:
         program = Program("look for NaN", members, lambda arrays: [_flags(jnp, leaf, members) for leaf in arrays])
         found = jax.device_get(compiled(program, arrays)[0](arrays))
     return [name for name, _ in leaves], np.array(found, bool).reshape(len(leaves), members or 1)
+
+
+def _on_host(array: Array, members: int) -> Array:
+    # A sum of finite numbers is finite or has overflowed, and takes a quarter of the time.
+    rows = array.reshape(members or 1, -1)
+    with np.errstate(all="ignore"):
+        finite: Array = np.isfinite(rows.sum(axis=1, dtype=np.float32 if array.dtype.itemsize < 4 else None))
+    if not finite.all():
+        finite = _flags(np, array, members)
+    return finite
 
 
 def _flags(xp: Any, leaf: Any, members: int) -> Any:

@@ -161,6 +161,7 @@ def test_a_replay_that_fails_costs_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_large_state_is_looked_at_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(divergence, "ON_HOST_BYTES", 0)
+    monkeypatch.setattr(divergence, "THERE_BYTES", 0)
     state = {
         "a": jnp.ones((2, 3)),
         "b": jnp.ones((2,), jnp.bfloat16),
@@ -262,3 +263,17 @@ def test_rollbacks_end_with_a_state_that_is_saved(tmp_path: Path) -> None:
     assert run.diverged and len(dlfb_lab.runs(tmp_path)) == 6
     dlfb_lab.engine.saving.wait()
     assert run.checkpoints[-1].usable
+
+
+def test_large_numbers_whose_sum_overflows_are_finite() -> None:
+    huge = np.full((2, 3), 3e38, np.float32)
+    watch = Watch(["one", "two"])
+    watch.begin({"a": huge}, 0)
+    watch.arrays(1, SimpleNamespace(state={"a": huge}))  # type: ignore[arg-type]
+    assert watch.finite_at == 1 and not watch.news()
+    watch.arrays(2, SimpleNamespace(state={"a": np.where([[0, 0, 0], [0, 1, 0]], np.inf, huge)}))  # type: ignore[arg-type]
+    assert [bad.text for bad in watch.news()] == ["The array a of two became NaN or infinite before step 2."]
+    low = Watch(())
+    low.begin({"b": jnp.ones(4, jnp.bfloat16)}, 0)
+    low.arrays(1, SimpleNamespace(state={"b": jnp.array([1, jnp.nan, 1, 1], jnp.bfloat16)}))  # type: ignore[arg-type]
+    assert low.over

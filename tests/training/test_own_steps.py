@@ -524,9 +524,9 @@ def test_a_step_that_fails_late_loses_nothing(error: BaseException) -> None:
     def step(state: Any, batch: Any) -> Any:
         if int(state["count"]) == 4:
             raise error
-        return {"count": state["count"] + 1}, float(batch[1].mean())
+        return {**state, "count": state["count"] + 1}, float(batch[1].mean())
 
-    run = dlfb_lab.train((X, Y), step=step, state={"count": 0}, epochs=9, batch_size=8)
+    run = dlfb_lab.train((X, Y), step=step, state={"count": 0, "w": np.zeros(2)}, epochs=9, batch_size=8)
     assert run.status == "stopped" and run.state["count"] == run.record.step == 4
     assert f"--step `step` failed. {type(error).__name__}" in run.record.notices[-1].text
 
@@ -535,7 +535,7 @@ def test_an_evaluation_that_fails_late_loses_nothing() -> None:
     calls: list[int] = []
 
     def step(state: Any, batch: Any) -> Any:
-        return {"count": state["count"] + 1}, float(batch[1].mean())
+        return {**state, "count": state["count"] + 1}, float(batch[1].mean())
 
     def evaluate(state: Any, batch: Any) -> Any:
         calls.append(int(state["count"]))
@@ -543,8 +543,8 @@ def test_an_evaluation_that_fails_late_loses_nothing() -> None:
 
     run = dlfb_lab.train(
         (X, Y),
-        **{"step": step, "eval_step": evaluate, "state": {"count": 0}, "valid": (X[:8], Y[:8]), "steps": 9},
-        **{"batch_size": 8, "eval_every": 2, "early_stop": "score:5"},
+        **{"step": step, "eval_step": evaluate, "state": {"count": 0, "w": np.zeros(2)}, "steps": 9},
+        **{"valid": (X[:8], Y[:8]), "batch_size": 8, "eval_every": 2, "early_stop": "score:5"},
     )
     assert run.status == "stopped" and 0 < run.state["count"] < 9
     assert "score" in run.record.notices[-1].text
