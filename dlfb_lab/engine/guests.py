@@ -56,7 +56,7 @@ class GuestTrainer:
     @property
     def state(self) -> dict[str, Array] | None:
         """See `Trainer`: copies on the host."""
-        return self.guest.keep() if self.guest.keeps_arrays else None
+        return dict(self.guest.keep()) if self.guest.keeps_arrays else None
 
     def snapshot(self) -> Snapshot | None:
         """See `Trainer`."""

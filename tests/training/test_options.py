@@ -277,6 +277,9 @@ def test_a_task_without_targets() -> None:
 
 def test_memory_that_cannot_hold_the_run_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: 4_000.0)
+    with pytest.raises(ModelError, match=r"The parameters take 1.23e-05 GB, and 4e-06 GB are free"):
+        dlfb_lab.train(Net(width=512), (X, Y), epochs=1, batch_size="full")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 13_000.0)
     with pytest.raises(ModelError, match=r"A training step needs .* GB beside data and state.*--batch-size"):
         dlfb_lab.train(Net(width=512), (X, Y), epochs=1, batch_size="full")
     last = dlfb_lab.runs()[-1]

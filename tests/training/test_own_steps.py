@@ -546,7 +546,7 @@ def test_an_evaluation_that_fails_late_loses_nothing() -> None:
         **{"step": step, "eval_step": evaluate, "state": {"count": 0, "w": np.zeros(2)}, "steps": 9},
         **{"valid": (X[:8], Y[:8]), "batch_size": 8, "eval_every": 2, "early_stop": "score:5"},
     )
-    assert run.status == "stopped" and 0 < run.state["count"] < 9
+    assert run.status == "stopped" and 0 < run.record.step < 9
     assert "score" in run.record.notices[-1].text
 
 
