@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,11 +100,12 @@ class GuestTrainer:
         try:
             outputs = self._outputs(x)
             losses = [self.guest.scores(outputs[i : i + 1], y[i : i + 1])["loss"] for i in range(len(outputs))]
-            alone = None
-            if np.isfinite(losses).all() and len(losses) <= MOST_ALONE:
-                alone = np.array([self._stays_finite(held, (x, y), i) for i in range(len(losses))])
-        except DlfbLabError:  # such as a batch norm that takes no single row
+        except DlfbLabError:  # the model or its loss cannot be asked so
             return None
+        alone = None
+        if np.isfinite(losses).all() and len(losses) <= MOST_ALONE:
+            with contextlib.suppress(DlfbLabError):  # such as of a batch norm, which takes no single row
+                alone = np.array([self._stays_finite(held, (x, y), i) for i in range(len(losses))])
         return Examined(np.array(losses), [], alone)
 
     def _stays_finite(self, held: Any, pair: tuple[Inputs, Array], row: int) -> bool:

@@ -68,8 +68,7 @@ def applied(module: nn.Module) -> Any:
 def assert_same(a: Any, b: Any) -> None:
     for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert (u.shape, u.dtype) == (v.shape, v.dtype)
-        # Through many layers, processors that sum in another order differ in the fourth digit.
-        np.testing.assert_allclose(u, v, rtol=1e-3, atol=2e-4)
+        np.testing.assert_allclose(u, v, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_what_is_jitted_inside_is_cut_too() -> None:
 
 
 def test_members_of_one_program_are_rematerialised_together() -> None:
-    params = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), PARAMS)
+    params = jax.tree.map(lambda w: jnp.stack([w, w / 4]), PARAMS)  # larger ones multiply what rounding does
     assert_same(step(Rematerialised(chain), params, {}, X, True)[0], step(chain, params, {}, X, True)[0])
 
 
